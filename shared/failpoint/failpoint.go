@@ -1,0 +1,18 @@
+//go:build !failpoints
+
+// Package failpoint lets tests stop a process at a named place, to kill it
+// there. In release builds a hit is an empty function.
+//
+// Built with the tag "failpoints", and with OUVIRA_FAILPOINT_DIR set, a hit of
+// "provision/role" looks for the file provision.role in that directory. If it
+// is there (armed), the hit creates provision.role.hit beside it and blocks
+// until the armed file is removed or the context ends.
+package failpoint
+
+import "context"
+
+// Enabled tells whether this build stops at failpoints.
+const Enabled = false
+
+// Hit does nothing in this build.
+func Hit(context.Context, string) {}
