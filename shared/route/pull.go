@@ -1,0 +1,147 @@
+package route
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Clock is the state of the route table: how many changes it has seen, and
+// which Postgres history counted them. After a restore or a failover the
+// history differs and the version may have run back.
+type Clock struct {
+	Version          int64
+	SystemIdentifier int64
+	Timeline         int32
+}
+
+// SameHistory tells whether versions of both clocks can be compared.
+func (c Clock) SameHistory(other Clock) bool {
+	return c.SystemIdentifier == other.SystemIdentifier && c.Timeline == other.Timeline
+}
+
+// Changes is what one pull brought.
+type Changes struct {
+	Clock   Clock
+	Servers []*Server
+	Routes  []*Route
+	Full    bool // everything there is, not only what is newer
+}
+
+// Beginner starts transactions: a pool or a connection.
+type Beginner interface {
+	BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
+}
+
+const selectServers = `
+SELECT id, version, name, host, port, tls_mode, tls_ca, max_connections, status
+FROM node.servers_v1 WHERE version > $1`
+
+const selectRoutes = `
+SELECT tenant_id, version, deleted, slug, hosts, custom_primary, status, mode, token_epoch, schema_version,
+       incarnation, server_id, COALESCE(database_name, ''), COALESCE(credential, ''), max_connections,
+       statement_timeout_ms, settings, signing_keys
+FROM node.routes_v1 WHERE version > $1`
+
+// Pull reads what has changed since last, or everything when last belongs to
+// another history or is the zero Clock. known resolves servers that have not
+// changed. One snapshot answers all of it: the clock's row lock is held to
+// commit, so a snapshot that shows version N shows all changes up to N.
+func Pull(ctx context.Context, db Beginner, last Clock, known func(uuid.UUID) *Server) (Changes, error) {
+	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return Changes{}, fmt.Errorf("pull routes: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+
+	var c Changes
+	err = tx.QueryRow(ctx, "SELECT version, system_identifier, timeline FROM node.clock()").
+		Scan(&c.Clock.Version, &c.Clock.SystemIdentifier, &c.Clock.Timeline)
+	if err != nil {
+		return Changes{}, fmt.Errorf("read the route clock: %w", err)
+	}
+	since := last.Version
+	if !c.Clock.SameHistory(last) || c.Clock.Version < last.Version {
+		since, c.Full = -1, true
+	} else if c.Clock.Version == last.Version {
+		return c, nil
+	}
+	if err := c.readServers(ctx, tx, since); err != nil {
+		return Changes{}, err
+	}
+	if err := c.readRoutes(ctx, tx, since, known); err != nil {
+		return Changes{}, err
+	}
+	return c, nil
+}
+
+func (c *Changes) readServers(ctx context.Context, tx pgx.Tx, since int64) error {
+	rows, err := tx.Query(ctx, selectServers, since)
+	if err != nil {
+		return fmt.Errorf("read servers: %w", err)
+	}
+	c.Servers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Server, error) {
+		var s Server
+		err := row.Scan(&s.ID, &s.Version, &s.Name, &s.Host, &s.Port, &s.TLSMode, &s.TLSCA, &s.MaxConnections, &s.Status)
+		return &s, err
+	})
+	if err != nil {
+		return fmt.Errorf("read servers: %w", err)
+	}
+	return nil
+}
+
+func (c *Changes) readRoutes(ctx context.Context, tx pgx.Tx, since int64, known func(uuid.UUID) *Server) error {
+	fresh := make(map[uuid.UUID]*Server, len(c.Servers))
+	for _, s := range c.Servers {
+		fresh[s.ID] = s
+	}
+	rows, err := tx.Query(ctx, selectRoutes, since)
+	if err != nil {
+		return fmt.Errorf("read routes: %w", err)
+	}
+	c.Routes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Route, error) {
+		return scanRoute(row, func(id uuid.UUID) *Server {
+			if s, ok := fresh[id]; ok {
+				return s
+			}
+			return known(id)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("read routes: %w", err)
+	}
+	return nil
+}
+
+func scanRoute(row pgx.CollectableRow, server func(uuid.UUID) *Server) (*Route, error) {
+	var (
+		r              Route
+		serverID       *uuid.UUID
+		timeoutMillis  int64
+		settings, keys []byte
+	)
+	err := row.Scan(&r.TenantID, &r.Version, &r.Deleted, &r.Slug, &r.Hosts, &r.CustomPrimary, &r.Status, &r.Mode,
+		&r.TokenEpoch, &r.SchemaVersion, &r.Incarnation, &serverID, &r.Database, &r.Credential, &r.MaxConnections,
+		&timeoutMillis, &settings, &keys)
+	if err != nil {
+		return nil, err
+	}
+	r.StatementTimeout = time.Duration(timeoutMillis) * time.Millisecond
+	if serverID != nil {
+		r.Server = server(*serverID)
+	}
+	if r.Server == nil && !r.Deleted {
+		return nil, fmt.Errorf("the route of tenant %s names no known server", r.TenantID)
+	}
+	if r.Settings, err = decodeJSON[Settings](settings); err != nil {
+		return nil, fmt.Errorf("settings of tenant %s: %w", r.TenantID, err)
+	}
+	if r.Keys, err = decodeJSON[[]JWK](keys); err != nil {
+		return nil, fmt.Errorf("signing keys of tenant %s: %w", r.TenantID, err)
+	}
+	return &r, nil
+}
