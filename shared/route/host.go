@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -36,12 +37,16 @@ func NormalizeHost(host string) (string, error) {
 		}
 		host = host[:i]
 	}
-	if host == "" || len(host) > 4*253 { // as typed: up to four bytes a letter
+	if host == "" || !utf8.ValidString(host) || len(host) > 4*253 { // as typed: up to four bytes a letter
 		return "", ErrHost
 	}
 	ascii, err := lookupProfile.ToASCII(host)
 	ascii = strings.TrimSuffix(ascii, ".")
 	if err != nil || ascii == "" || strings.HasSuffix(ascii, ".") || len(ascii) > 253 || net.ParseIP(ascii) != nil {
+		return "", ErrHost
+	}
+	// Mapping can yield a name that is refused when it comes back.
+	if again, err := lookupProfile.ToASCII(ascii); err != nil || again != ascii {
 		return "", ErrHost
 	}
 	return ascii, nil
