@@ -1,0 +1,211 @@
+package pgserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// install writes the two binaries of a pretended Postgres and returns their
+// folder.
+func install(t *testing.T, dir, version string) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range []string{"postgres", "initdb"} {
+		text := fmt.Sprintf("#!/bin/sh\necho '%s (PostgreSQL) %s'\n", tool, version)
+		if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// open is a folder that every user may enter.
+func open(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "ouvira-find-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func env(values map[string]string) func(string) string {
+	return func(name string) string { return values[name] }
+}
+
+func TestFindTakesTheFirstPlaceThatHasOne(t *testing.T) {
+	t.Parallel()
+	dir := open(t)
+	versioned := filepath.Join(dir, "lib", "*", "bin")
+	old := install(t, filepath.Join(dir, "lib", "9.6", "bin"), "9.6.24")
+	install(t, filepath.Join(dir, "lib", "16", "bin"), "16.2")
+	newest := install(t, filepath.Join(dir, "lib", "17", "bin"), "17.1")
+	named := install(t, filepath.Join(dir, "named"), "15.3 (Debian 15.3-1)")
+	inPath := install(t, filepath.Join(dir, "path"), "18.0")
+	if err := os.WriteFile(filepath.Join(dir, "pg_config"), []byte("#!/bin/sh\necho "+named+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	links := filepath.Join(dir, "links")
+	if err := os.Mkdir(links, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(newest, "postgres"), filepath.Join(links, "postgres")); err != nil {
+		t.Fatal(err)
+	}
+
+	for _, c := range []struct {
+		name  string
+		env   map[string]string
+		major int
+		want  string
+	}{
+		{"named", map[string]string{"OUVIRA_PG_BIN": named, "PATH": inPath}, 0, named},
+		{"pg_config before PATH", map[string]string{"PATH": dir + ":" + inPath}, 0, named},
+		{"path", map[string]string{"PATH": inPath}, 0, inPath},
+		{"link in path", map[string]string{"PATH": links}, 0, newest},
+		{"newest folder", nil, 0, newest},
+		{"wanted version", map[string]string{"PATH": inPath}, 16, filepath.Join(dir, "lib", "16", "bin")},
+	} {
+		found, err := machine{getenv: env(c.env), folders: []string{versioned}}.find(t.Context(), c.major)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if found.Dir != c.want {
+			t.Errorf("%s: found %s, want %s", c.name, found.Dir, c.want)
+		}
+	}
+	// Too old is not found, and named wrongly is an error of its own.
+	_, err := machine{getenv: env(nil), folders: []string{old}}.find(t.Context(), 0)
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "older than 15") {
+		t.Errorf("too old: %v", err)
+	}
+	_, err = machine{getenv: env(map[string]string{"OUVIRA_PG_BIN": dir})}.find(t.Context(), 0)
+	if err == nil || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "OUVIRA_PG_BIN") {
+		t.Errorf("named wrongly: %v", err)
+	}
+}
+
+func TestNothingFoundSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	_, err := machine{getenv: env(nil)}.find(t.Context(), 0)
+	if !errors.Is(err, ErrNotFound) {
+		t.Fatal(err)
+	}
+	for _, way := range []string{"OUVIRA_PG_BIN", "apt install postgresql", "brew install"} {
+		if !strings.Contains(err.Error(), way) {
+			t.Errorf("the error does not name the way out %q: %v", way, err)
+		}
+	}
+}
+
+func TestFetchedPostgres18Serves(t *testing.T) {
+	t.Parallel()
+	bin, err := Fetch18(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := Start(t.Context(), Test(bin, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	if server.Binaries().Major != 18 {
+		t.Errorf("it is Postgres %s", server.Binaries().Version)
+	}
+}
+
+func TestFetchKeepsOnlyWhatRuns(t *testing.T) {
+	t.Parallel()
+	cache := open(t)
+	calls := 0
+	get := func(good bool) func(context.Context, string) error {
+		return func(_ context.Context, into string) error {
+			calls++
+			if good {
+				install(t, filepath.Join(into, "bin"), "18.4")
+			}
+			return os.MkdirAll(into, 0o700)
+		}
+	}
+	if _, err := fetchOnce(t.Context(), cache, "x", get(false)); err == nil {
+		t.Error("a Postgres that does not run was kept")
+	}
+	for range 2 {
+		found, err := fetchOnce(t.Context(), cache, "x", get(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found.Version != "18.4" {
+			t.Errorf("version %q", found.Version)
+		}
+	}
+	if calls != 2 {
+		t.Errorf("fetched %d times, want a failure and one success", calls)
+	}
+	left, err := filepath.Glob(filepath.Join(cache, "fetching-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+func TestHydrateStaysInThePackage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	lib := filepath.Join(dir, "native", "lib")
+	if err := os.MkdirAll(lib, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(dir, "native", "pg-symlinks.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`[{"source":"native/lib/libpq.so.5.18","target":"native/lib/libpq.so"}]`)
+	if err := hydrate(dir); err != nil {
+		t.Fatal(err)
+	}
+	if target, err := os.Readlink(filepath.Join(lib, "libpq.so")); err != nil || target != "libpq.so.5.18" {
+		t.Errorf("link leads to %q, %v", target, err)
+	}
+	write(`[{"source":"native/lib/a","target":"../../escape"}]`)
+	if err := hydrate(dir); err == nil {
+		t.Error("a link out of the package was made")
+	}
+}
+
+func TestUnreachableFolderMovesTheData(t *testing.T) {
+	t.Parallel()
+	who, err := serverAccount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut := open(t)
+	inner := filepath.Join(shut, "inner", "state")
+	place, note, err := Place(inner)
+	if err != nil || place != inner || note != "" {
+		t.Errorf("reachable: %q %q %v", place, note, err)
+	}
+	if err := os.Chmod(shut, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	place, note, err = Place(inner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Only a process of root hands its servers to somebody else.
+	if moved := place != inner; moved != who.drop || (note != "") != who.drop {
+		t.Errorf("unreachable: %q %q, user dropped: %v", place, note, who.drop)
+	}
+}
