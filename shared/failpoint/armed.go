@@ -16,17 +16,16 @@ const Enabled = true
 // poll is how often a blocked hit looks whether it was released.
 const poll = 10 * time.Millisecond
 
-// Hit blocks while the failpoint is armed, see the package's description.
+// Hit blocks if the failpoint is armed, see the package's description.
 func Hit(ctx context.Context, name string) {
 	dir := os.Getenv("OUVIRA_FAILPOINT_DIR")
 	if dir == "" {
 		return
 	}
 	armed := filepath.Join(dir, strings.ReplaceAll(name, "/", "."))
-	if _, err := os.Stat(armed); err != nil {
-		return
-	}
-	if err := os.WriteFile(armed+".hit", nil, 0o644); err != nil {
+	hit := armed + ".hit"
+	// Of several that arrive, the one whose rename succeeds is stopped.
+	if err := os.Rename(armed, hit); err != nil {
 		return
 	}
 	tick := time.NewTicker(poll)
@@ -36,7 +35,7 @@ func Hit(ctx context.Context, name string) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if _, err := os.Stat(armed); err != nil {
+			if _, err := os.Stat(hit); err != nil {
 				return
 			}
 		}

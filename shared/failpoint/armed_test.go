@@ -12,7 +12,7 @@ import (
 	"github.com/ouvira/ouvira/shared/failpoint"
 )
 
-func TestHitBlocksWhileArmed(t *testing.T) {
+func TestHitBlocksTheFirstThatArrives(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("OUVIRA_FAILPOINT_DIR", dir)
 	failpoint.Hit(t.Context(), "provision/role") // not armed: passes
@@ -39,13 +39,14 @@ func TestHitBlocksWhileArmed(t *testing.T) {
 		t.Fatal("the hit did not block")
 	default:
 	}
-	if err := os.Remove(armed); err != nil {
+	failpoint.Hit(t.Context(), "provision/role") // armed once: a second one passes
+	if err := os.Remove(armed + ".hit"); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-passed:
 	case <-time.After(5 * time.Second):
-		t.Fatal("the hit stayed blocked after it was disarmed")
+		t.Fatal("the hit stayed blocked after it was released")
 	}
 }
 

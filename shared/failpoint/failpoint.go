@@ -5,8 +5,9 @@
 //
 // Built with the tag "failpoints", and with OUVIRA_FAILPOINT_DIR set, a hit of
 // "provision/role" looks for the file provision.role in that directory. If it
-// is there (armed), the hit creates provision.role.hit beside it and blocks
-// until the armed file is removed or the context ends.
+// is there (armed), the hit renames it to provision.role.hit and blocks until
+// that file is removed or the context ends. Arming stops one hit: with several
+// failpoints armed, as many operations can be stopped at as many places.
 package failpoint
 
 import "context"
