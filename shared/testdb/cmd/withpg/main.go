@@ -1,0 +1,108 @@
+// Command withpg starts one Postgres for a whole test run:
+//
+//	withpg [-18] [-keep] -- go test ./...
+//
+// The command finds the server's URL in OUVIRA_TEST_DATABASE_URL and, with -18,
+// the binaries of Postgres 18 in OUVIRA_TEST_PG18_BIN. withpg ends with the
+// command's exit code, and the server with withpg. With -keep the server of a
+// failed run stays until Ctrl-C, to look at the databases of the failed tests.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"github.com/ouvira/ouvira/shared/testdb"
+	"github.com/ouvira/ouvira/shared/testdb/guardian"
+	"github.com/ouvira/ouvira/shared/testdb/pgserver"
+)
+
+func main() {
+	code, err := run(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "withpg:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func run(arguments []string) (code int, err error) {
+	flags := flag.NewFlagSet("withpg", flag.ContinueOnError)
+	with18 := flags.Bool("18", false, "make Postgres 18 available, fetched once if need be")
+	keep := flags.Bool("keep", false, "when the command fails, keep the server until Ctrl-C")
+	if err := flags.Parse(arguments); err != nil {
+		return 2, nil // flag has said what is wrong
+	}
+	if flags.NArg() == 0 {
+		return 2, errors.New("say which command to run: withpg [-18] [-keep] -- go test ./...")
+	}
+	// Ctrl-C reaches the command too: it ends first, then we stop the server.
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
+
+	ctx := context.Background()
+	environment := os.Environ()
+	if *with18 && os.Getenv(testdb.PG18Variable) == "" {
+		bin, err := pgserver.Fetch18(ctx, "")
+		if err != nil {
+			return 1, err
+		}
+		environment = append(environment, testdb.PG18Variable+"="+bin)
+	}
+	server, err := pgserver.Start(ctx, pgserver.Test("", nil))
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	environment = append(environment, testdb.URLVariable+"="+server.URL())
+
+	code, err = command(flags.Args(), environment, interrupts)
+	if code != 0 && *keep {
+		fmt.Fprintf(os.Stderr, "withpg: the server stays until Ctrl-C: psql '%s'\n", server.URL())
+		<-interrupts
+	}
+	return code, err
+}
+
+// command runs to its end; a request to end is passed on.
+func command(arguments, environment []string, interrupts <-chan os.Signal) (int, error) {
+	cmd := exec.Command(arguments[0], arguments[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = environment
+	if err := cmd.Start(); err != nil {
+		return 127, err
+	}
+	forget, err := guardian.Watch(cmd.Process.Pid, syscall.SIGTERM)
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return 1, err
+	}
+	defer forget()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+					return 128 + int(status.Signal()), nil
+				}
+				return exit.ExitCode(), nil
+			}
+			return 0, err
+		case asked := <-interrupts:
+			// The terminal has told the command of Ctrl-C itself.
+			if asked != os.Interrupt {
+				_ = cmd.Process.Signal(asked)
+			}
+		}
+	}
+}
