@@ -66,7 +66,8 @@ $(BIN)/local:
 .PHONY: test
 test: $(TOOLBIN)/gotestsum ## Run every test against a Postgres of its own: the system's version and 18
 	@if [ -z "$(RACE)" ]; then echo "note: no C compiler found, so this run is without the race detector (apt-get install gcc libc6-dev)" >&2; fi
-	@$(GO) run ./shared/testdb/cmd/withpg -18 -- \
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/withpg ./shared/testdb/cmd/withpg
+	@exec $(BIN)/withpg -18 -- \
 		$(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
 		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
 
