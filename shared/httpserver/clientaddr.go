@@ -1,0 +1,100 @@
+package httpserver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Proxies are the networks whose word about the client is believed.
+type Proxies []netip.Prefix
+
+// ParseProxies reads networks ("10.0.0.0/8") and single addresses.
+func ParseProxies(list []string) (Proxies, error) {
+	var proxies Proxies
+	for i, s := range list {
+		s = strings.TrimSpace(s)
+		if s == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(s)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(s)
+			if addrErr != nil {
+				return nil, fmt.Errorf("entry %d is neither a network like 10.0.0.0/8 nor an address", i+1)
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		proxies = append(proxies, prefix.Masked())
+	}
+	return proxies, nil
+}
+
+func (p Proxies) trust(addr netip.Addr) bool {
+	for _, prefix := range p {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+type clientKey struct{}
+
+type client struct {
+	addr    netip.Addr
+	trusted bool // the peer is one of the proxies
+}
+
+// ClientAddr finds out who asks. X-Forwarded-For is read from the right, and
+// only past addresses that are trusted: what a client writes into it stands
+// left of what the first trusted proxy has seen.
+func ClientAddr(proxies Proxies) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c := proxies.client(r)
+			if c.addr.IsValid() {
+				Annotate(r.Context(), "client", c.addr.String())
+			}
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
+		})
+	}
+}
+
+func (p Proxies) client(r *http.Request) client {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return client{}
+	}
+	c := client{addr: peer.Addr().Unmap()}
+	c.trusted = p.trust(c.addr)
+	if !c.trusted {
+		return c
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0; i-- {
+		addr, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		c.addr = addr.Unmap().WithZone("")
+		if !p.trust(c.addr) {
+			break
+		}
+	}
+	return c
+}
+
+// ClientIP is the address of the client that asks, or the zero Addr.
+func ClientIP(ctx context.Context) netip.Addr {
+	c, _ := ctx.Value(clientKey{}).(client)
+	return c.addr
+}
+
+// ViaTrustedProxy tells whether a trusted proxy handed the request over.
+func ViaTrustedProxy(ctx context.Context) bool {
+	c, _ := ctx.Value(clientKey{}).(client)
+	return c.trusted
+}
