@@ -1,0 +1,86 @@
+package config
+
+// Setting is one environment variable that some binary reads.
+type Setting struct {
+	Name string
+	Doc  string // one line for docs/configuration.md
+}
+
+// Known lists every OUVIRA_ variable of every binary, tests included: a name
+// that is not here is a typing error, and refused. One binary may well find a
+// variable of another in its environment.
+var Known = []Setting{
+	{"OUVIRA_ENV", "`local`, `staging` or `production`. Production refuses insecure values."},
+	{"OUVIRA_BASE_DOMAIN", "Tenants answer at `<slug>.<base domain>`. The older name `TENANT_BASE_DOMAIN` works too."},
+	{"OUVIRA_PUBLIC_SCHEME", "Scheme of the tenants' addresses in mails, `login_url` and the tokens' issuer: `http` or `https`."},
+	{"OUVIRA_PUBLIC_PORT", "Port of the tenants' addresses in mails and `login_url`; empty means the scheme's own."},
+	{"OUVIRA_LISTEN", "Address of the public listener, as `host:port` or `:port`."},
+	{"OUVIRA_INTERNAL_LISTEN", "Address of the internal listener (`/healthz`, `/readyz`, `/metrics`). Keep it off the public network."},
+	{"OUVIRA_TRUSTED_PROXIES", "Networks, separated by commas, whose `X-Forwarded-For` and `X-Tenant` are believed."},
+	{"OUVIRA_CONTROL_DATABASE_URL", "The control database, as the role of the control plane."},
+	{"OUVIRA_NODE_DATABASE_URL", "The control database, as the role `ouvira_node`."},
+	{"OUVIRA_NODE_ID", "Stable name of this process. It keeps its share of connections across restarts."},
+	{"OUVIRA_CONNECTION_SHARE", "The part (0 to 1) of every tenant server's connection budget that this process may hold."},
+	{"OUVIRA_DATA_KEY_FILE", "The data plane's private key (opens tenant credentials) and sealing keys. Data plane only."},
+	{"OUVIRA_DATA_PUBLIC_KEY_FILE", "The data plane's public key, to which the control plane seals tenant credentials."},
+	{"OUVIRA_CONTROL_KEY_FILE", "The control plane's sealing keys. Control plane only."},
+	{"OUVIRA_SNAPSHOT_FILE", "Where a node keeps its encrypted copy of the route table."},
+	{"OUVIRA_SIGNUP_ORIGINS", "Origins, separated by commas, of the sign-up pages that may call the control plane."},
+	{"OUVIRA_AUTH_COOKIES", "`true` lets browsers sign in with cookies besides bearer tokens."},
+	{"OUVIRA_BACKUP_URL", "Where backups go: a `file://` directory or an object store."},
+	{"OUVIRA_LOG_LEVEL", "`debug`, `info`, `warn` or `error`."},
+	{"OUVIRA_TWILIO_URL", "Another address for Twilio's API (tests)."},
+	{"OUVIRA_TURNSTILE_URL", "Another address for Turnstile's verification (tests)."},
+	{"OUVIRA_URL", "CLI: address of the control plane."},
+	{"OUVIRA_TOKEN", "CLI: token to use instead of the saved login."},
+	{"OUVIRA_PG_BIN", "Local stack and tests: directory of the Postgres binaries."},
+	{"OUVIRA_STATE", "Local stack: directory of its state (`.ouvira`)."},
+	{"OUVIRA_PORT_BASE", "Local stack: shifts all ports by this number."},
+	{"OUVIRA_FAILPOINT_DIR", "Builds with the tag `failpoints`: where tests arm them."},
+	{"OUVIRA_TEST_DATABASE_URL", "Tests: a Postgres server to use instead of starting one."},
+	{"OUVIRA_TEST_PG18_BIN", "Tests: binaries of Postgres 18."},
+}
+
+// aliases are names of the reference system for things that stay.
+var aliases = map[string]string{
+	"TENANT_BASE_DOMAIN": "OUVIRA_BASE_DOMAIN",
+}
+
+// KnownName tells whether some binary reads the variable.
+func KnownName(name string) bool { return docOf(name) != "" }
+
+func docOf(name string) string {
+	for _, s := range Known {
+		if s.Name == name {
+			return s.Doc
+		}
+	}
+	return docOfForeign(name)
+}
+
+// foreign are the variables without our prefix, which keep the names that
+// their services or the reference system gave them.
+var foreign = []Setting{
+	{"FRONTEND_URL", "Address of the operator's web front end, for links in mails."},
+	{"EMAIL_HOST", "SMTP server for mail."},
+	{"EMAIL_PORT", "Port of the SMTP server."},
+	{"EMAIL_HOST_USER", "User at the SMTP server; empty means no authentication."},
+	{"EMAIL_HOST_PASSWORD", "Password at the SMTP server."},
+	{"EMAIL_USE_TLS", "`true` demands STARTTLS."},
+	{"DEFAULT_FROM_EMAIL", "Sender of mails."},
+	{"CORS_ALLOWED_ORIGINS", "Origins, separated by commas, that browsers may call from."},
+	{"TWILIO_ACCOUNT_SID", "Twilio account for SMS."},
+	{"TWILIO_AUTH_TOKEN", "Twilio's token."},
+	{"TWILIO_PHONE_NUMBER", "Sender of SMS."},
+	{"TURNSTILE_SITE_KEY", "Cloudflare Turnstile: the public key."},
+	{"TURNSTILE_SECRET_KEY", "Cloudflare Turnstile: the secret key."},
+}
+
+func docOfForeign(name string) string {
+	for _, s := range foreign {
+		if s.Name == name {
+			return s.Doc
+		}
+	}
+	return ""
+}
