@@ -165,3 +165,7 @@ func inDatabase(address, name string) (string, error) {
 	parsed.Path = "/" + name
 	return parsed.String(), nil
 }
+
+// RolePassword is the password of every role that tests make. Roles belong to
+// the whole server: test binaries that share one must agree on it.
+const RolePassword = "test-role-password"
