@@ -14,17 +14,17 @@ RUN go mod download
 COPY shared ../shared
 COPY dataplane ./
 RUN go build -trimpath -ldflags='-s -w' -o /out/usr/local/bin/ ./cmd/dataplane
-# What a static binary still wants to find, and the one folder it may write to.
-RUN mkdir -p /out/etc/ssl/certs /state/ouvira \
+# What a static binary still wants to find, and the folders that volumes are mounted on.
+RUN mkdir -p /out/etc/ssl/certs /state/ouvira /state/ouvira-keys /state/ouvira-public \
  && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
  && printf 'ouvira:x:65532:65532:ouvira:/nonexistent:/sbin/nologin\n' > /out/etc/passwd \
  && printf 'ouvira:x:65532:\n' > /out/etc/group \
- && chmod 0700 /state/ouvira
+ && chmod 0700 /state/*
 
 # No shell, no package manager, nothing to update but the binary.
 FROM scratch
 COPY --from=build /out /
-# A named volume mounted here inherits this owner.
+# A named volume inherits the owner of the folder it is mounted on.
 COPY --from=build --chown=65532:65532 /state /var/lib
 EXPOSE 8000
 USER 65532:65532
