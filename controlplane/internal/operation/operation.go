@@ -1,0 +1,248 @@
+package operation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// Status of an operation.
+type Status string
+
+// The states of an operation; the last three are final.
+const (
+	Queued    Status = "queued"
+	Running   Status = "running"
+	Succeeded Status = "succeeded"
+	Failed    Status = "failed"
+	Cancelled Status = "cancelled"
+)
+
+// Finished tells whether nothing will change any more.
+func (s Status) Finished() bool { return s == Succeeded || s == Failed || s == Cancelled }
+
+// Operation is one piece of long-running work as people see it.
+type Operation struct {
+	ID         uuid.UUID  `json:"id"`
+	Kind       string     `json:"kind"`
+	TenantID   *uuid.UUID `json:"tenant_id"`
+	Status     Status     `json:"status"`
+	Steps      []Step     `json:"steps"`
+	Progress   float64    `json:"progress"` // 0–1
+	Error      *Problem   `json:"error"`    // also why a queued one waits
+	CreatedBy  string     `json:"created_by"`
+	CreatedAt  time.Time  `json:"created_at"`
+	UpdatedAt  time.Time  `json:"updated_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+}
+
+// Step of an operation: pending, running, succeeded or failed.
+type Step struct {
+	Name       string     `json:"name"`
+	Status     string     `json:"status"`
+	StartedAt  *time.Time `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+}
+
+// Problem says why an operation waits or has failed, and what to do next.
+type Problem struct {
+	Code       string `json:"code"`
+	Message    string `json:"message"`
+	NextAction string `json:"next_action"`
+}
+
+// Spec is what is asked for.
+type Spec struct {
+	Kind      string
+	TenantID  uuid.UUID // uuid.Nil: of no tenant
+	Params    any       // becomes JSON; no secrets
+	Steps     []string  // in their order
+	CreatedBy string    // who asked, for people: "operator:<id>", "signup:<id>", …
+}
+
+// Waker makes some worker look at an operation, once the transaction commits.
+type Waker interface {
+	Wake(ctx context.Context, tx pgx.Tx, ids ...uuid.UUID) error
+}
+
+// Store writes new operations and reads all of them. It may be used by several
+// goroutines.
+type Store struct {
+	db    *pgxpool.Pool
+	waker Waker
+}
+
+// NewStore makes a store on the control database.
+func NewStore(db *pgxpool.Pool, waker Waker) *Store { return &Store{db: db, waker: waker} }
+
+// wakeGrace is how long a wake-up may take before the reaper sends another.
+const wakeGrace = 20 * time.Second
+
+// Enqueue writes an operation and its wake-up in the caller's transaction and
+// returns its id.
+func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("make an operation id: %w", err)
+	}
+	params, err := json.Marshal(spec.Params)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("encode the parameters of a %s: %w", spec.Kind, err)
+	}
+	if spec.Params == nil {
+		params = []byte("{}")
+	}
+	var tenant *uuid.UUID
+	if spec.TenantID != uuid.Nil {
+		tenant = &spec.TenantID
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO control.operations (id, kind, tenant_id, params, created_by, wake_at)
+		VALUES ($1, $2, $3, $4, $5, now() + $6::interval)`,
+		id, spec.Kind, tenant, params, spec.CreatedBy, wakeGrace)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("write the operation: %w", err)
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO control.operation_steps (operation_id, position, name)
+		SELECT $1, n, name FROM unnest($2::text[]) WITH ORDINALITY AS s (name, n)`,
+		id, spec.Steps)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("write the operation's steps: %w", err)
+	}
+	if err := s.waker.Wake(ctx, tx, id); err != nil {
+		return uuid.Nil, fmt.Errorf("wake the operation: %w", err)
+	}
+	return id, nil
+}
+
+// selectOperations reads an operation and its steps at one moment.
+const selectOperations = `
+	SELECT o.id, o.kind, o.tenant_id, o.status, o.error, o.created_by, o.created_at, o.updated_at, o.finished_at,
+	       COALESCE((SELECT jsonb_agg(jsonb_build_object('name', s.name, 'status', s.status,
+	                     'started_at', s.started_at, 'finished_at', s.finished_at) ORDER BY s.position)
+	                 FROM control.operation_steps s WHERE s.operation_id = o.id), '[]') AS steps
+	FROM control.operations o`
+
+func scanOperation(row pgx.CollectableRow) (*Operation, error) {
+	var o Operation
+	var problem, steps []byte
+	err := row.Scan(&o.ID, &o.Kind, &o.TenantID, &o.Status, &problem, &o.CreatedBy, &o.CreatedAt, &o.UpdatedAt, &o.FinishedAt, &steps)
+	if err != nil {
+		return nil, err
+	}
+	if problem != nil {
+		if err := json.Unmarshal(problem, &o.Error); err != nil {
+			return nil, fmt.Errorf("decode the error of operation %s: %w", o.ID, err)
+		}
+	}
+	if err := json.Unmarshal(steps, &o.Steps); err != nil {
+		return nil, fmt.Errorf("decode the steps of operation %s: %w", o.ID, err)
+	}
+	done := 0
+	for _, step := range o.Steps {
+		if step.Status == string(Succeeded) {
+			done++
+		}
+	}
+	switch {
+	case o.Status == Succeeded:
+		o.Progress = 1
+	case len(o.Steps) > 0:
+		o.Progress = float64(done) / float64(len(o.Steps))
+	}
+	return &o, nil
+}
+
+// Get reads one operation. Errors: fault.NotFound.
+func (s *Store) Get(ctx context.Context, id uuid.UUID) (*Operation, error) {
+	return get(ctx, s.db, id)
+}
+
+// GetTx is Get inside the caller's transaction, for an answer that shows what
+// was just written.
+func (s *Store) GetTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*Operation, error) {
+	return get(ctx, tx, id)
+}
+
+func get(ctx context.Context, q pg.Querier, id uuid.UUID) (*Operation, error) {
+	rows, err := q.Query(ctx, selectOperations+" WHERE o.id = $1", id)
+	if err != nil {
+		return nil, fmt.Errorf("read the operation: %w", err)
+	}
+	o, err := pgx.CollectExactlyOneRow(rows, scanOperation)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fault.NotFound("There is no such operation.")
+	}
+	return o, err
+}
+
+// Filter of List; zero fields do not filter.
+type Filter struct {
+	TenantID uuid.UUID
+	Kind     string
+	Status   Status
+	Before   uuid.UUID // only older ones: the last id of the previous page
+	Limit    int       // default 50, at most 200
+}
+
+// List returns operations, the newest first.
+func (s *Store) List(ctx context.Context, f Filter) ([]*Operation, error) {
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 50
+	}
+	rows, err := s.db.Query(ctx, selectOperations+`
+		WHERE ($1 = '00000000-0000-0000-0000-000000000000' OR o.tenant_id = $1)
+		  AND ($2 = '' OR o.kind = $2)
+		  AND ($3 = '' OR o.status = $3)
+		  AND ($4 = '00000000-0000-0000-0000-000000000000' OR o.id < $4)
+		ORDER BY o.id DESC LIMIT $5`,
+		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 200))
+	if err != nil {
+		return nil, fmt.Errorf("list operations: %w", err)
+	}
+	return pgx.CollectRows(rows, scanOperation)
+}
+
+// watchEvery is how often Watch looks. An operation takes seconds and few are
+// watched: a poll is simpler than a LISTEN per process, and misses nothing.
+const watchEvery = 250 * time.Millisecond
+
+// Watch calls see with the operation as it is now and after each change, until
+// it has finished, see returns an error, or ctx ends. Errors: fault.NotFound,
+// that of see, that of ctx.
+func (s *Store) Watch(ctx context.Context, id uuid.UUID, see func(*Operation) error) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var seen time.Time
+	for {
+		o, err := s.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !o.UpdatedAt.Equal(seen) {
+			seen = o.UpdatedAt
+			if err := see(o); err != nil {
+				return err
+			}
+		}
+		if o.Status.Finished() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,46 @@
+// Package reconcile compares what the control database says with what the
+// tenant servers hold, and reports the differences with what to do about each.
+// It changes nothing.
+package reconcile
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ouvira/ouvira/controlplane/internal/server"
+)
+
+// Finding is one difference.
+type Finding struct {
+	Code     string     `json:"code"`      // stable: "database_missing", "orphan_role", …
+	Severity string     `json:"severity"`  // error: tenants are affected; warning: they are not
+	ServerID uuid.UUID  `json:"server_id"` // where
+	Server   string     `json:"server"`
+	TenantID *uuid.UUID `json:"tenant_id"`
+	Object   string     `json:"object"` // the database, role or directory
+	Message  string     `json:"message"`
+	Action   string     `json:"action"` // what to do
+}
+
+// Report is what one look found.
+type Report struct {
+	Findings []Finding `json:"findings"`
+	Servers  int       `json:"servers"` // looked at
+	Tenants  int       `json:"tenants"` // compared
+	At       time.Time `json:"at"`
+}
+
+// Service looks. It may be used by several goroutines.
+type Service struct {
+	db      *pgxpool.Pool
+	servers *server.Service
+	log     *slog.Logger
+}
+
+// NewService makes the room.
+func NewService(db *pgxpool.Pool, servers *server.Service, log *slog.Logger) *Service {
+	return &Service{db: db, servers: servers, log: log}
+}

@@ -1,0 +1,182 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// Target says where on a server to connect to, and as what.
+type Target struct {
+	Database        string // default "postgres"
+	ApplicationName string // shown in pg_stat_activity
+	Role            string // current role of the session; "" stays the provisioner
+}
+
+// Access is the right of this process to a few connections to one server,
+// taken out of its share of the server's budget. It is used by one goroutine.
+type Access struct {
+	Server Server
+
+	address address
+	release func()
+}
+
+// address is all that a connection is made from.
+type address struct {
+	host, user, password string
+	port                 int
+	tls                  TLS
+}
+
+// Open waits for the right to hold `connections` at once to the server, as its
+// provisioner. The caller closes it. Errors: fault.NotFound, the context's,
+// and seal.ErrOpen when the control key is not the one the server was added
+// with.
+func (s *Service) Open(ctx context.Context, id uuid.UUID, connections int) (*Access, error) {
+	server, err := s.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var sealed []byte
+	a := address{host: server.Host, port: server.Port, user: migrations.ProvisionerRole, tls: TLS{Mode: server.TLSMode}}
+	err = s.db.QueryRow(ctx, "SELECT provisioner_credential, tls_ca FROM control.servers WHERE id = $1", id).Scan(&sealed, &a.tls.CA)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's credential: %w", err)
+	}
+	password, err := s.key.Unseal(sealed, credentialContext(id))
+	if err != nil {
+		return nil, fmt.Errorf("the credential of server %s (is OUVIRA_CONTROL_KEY_FILE the key it was added with?): %w", server.Name, err)
+	}
+	a.password = string(password)
+	budget := max(connections, int(math.Floor(s.options.Share*float64(server.Capacity.Connections))))
+	release, err := s.budgets.take(ctx, id, budget, connections)
+	if err != nil {
+		return nil, err
+	}
+	return &Access{Server: server, address: a, release: release}, nil
+}
+
+// Close gives the connections back to the share. Close them first.
+func (a *Access) Close() {
+	if a.release != nil {
+		a.release()
+		a.release = nil
+	}
+}
+
+// connectTimeout bounds one attempt to reach a server.
+const connectTimeout = 5 * time.Second
+
+// Connect opens one connection.
+func (a *Access) Connect(ctx context.Context, t Target) (*pgx.Conn, error) {
+	var conn *pgx.Conn
+	err := a.WithURL(t, func(address string) error {
+		config, err := pgx.ParseConfig(address)
+		if err != nil {
+			return errors.New("the server's address or CA cannot be used")
+		}
+		config.ConnectTimeout = connectTimeout
+		conn, err = pgx.ConnectConfig(ctx, config)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Statements carry verifiers. Where the right was not granted, they are
+	// logged if the server logs statements at all.
+	if _, err := conn.Exec(ctx, "SET log_statement = 'none'"); err != nil && pg.Code(err) != pg.CodeInsufficientRights {
+		_ = conn.Close(ctx)
+		return nil, fmt.Errorf("silence the server's log: %w", err)
+	}
+	return conn, nil
+}
+
+// WithURL calls fn with a postgres:// URL of the target, which is valid until
+// fn returns. It holds the password: use it, do not keep or log it.
+func (a *Access) WithURL(t Target, fn func(address string) error) error {
+	return a.address.with(t, fn)
+}
+
+func (a address) with(t Target, fn func(string) error) error {
+	q := url.Values{"sslmode": {a.tls.Mode}}
+	if a.tls.CA != "" && (a.tls.Mode == "verify-ca" || a.tls.Mode == "verify-full") {
+		// pgx, and all that is built on it, take the CA as a file.
+		file, err := os.CreateTemp("", "ouvira-ca-*.pem")
+		if err != nil {
+			return fmt.Errorf("write the CA for the connection: %w", err)
+		}
+		defer os.Remove(file.Name())
+		_, err = file.WriteString(a.tls.CA)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return fmt.Errorf("write the CA for the connection: %w", err)
+		}
+		q.Set("sslrootcert", file.Name())
+	}
+	// A killed client leaves nothing half-made: its backend notices and rolls
+	// back instead of finishing a CREATE DATABASE for nobody.
+	q.Set("client_connection_check_interval", "500ms")
+	if t.ApplicationName != "" {
+		q.Set("application_name", t.ApplicationName)
+	}
+	if t.Role != "" {
+		q.Set("role", t.Role)
+	}
+	database := t.Database
+	if database == "" {
+		database = "postgres"
+	}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(a.user, a.password),
+		Host: net.JoinHostPort(a.host, strconv.Itoa(a.port)), Path: "/" + database, RawQuery: q.Encode(),
+	}
+	return fn(u.String())
+}
+
+// credentialContext binds the sealed password to its server.
+func credentialContext(id uuid.UUID) []byte { return []byte("server-credential/" + id.String()) }
+
+// budgets bounds the connections of this process per server.
+type budgets struct {
+	mu sync.Mutex
+	of map[uuid.UUID]*budget
+}
+
+type budget struct {
+	size  int
+	seats *semaphore.Weighted
+}
+
+func (b *budgets) take(ctx context.Context, id uuid.UUID, size, n int) (release func(), err error) {
+	b.mu.Lock()
+	if b.of == nil {
+		b.of = map[uuid.UUID]*budget{}
+	}
+	current := b.of[id]
+	// A changed budget holds for those who come; those inside finish.
+	if current == nil || current.size != size {
+		current = &budget{size: size, seats: semaphore.NewWeighted(int64(size))}
+		b.of[id] = current
+	}
+	b.mu.Unlock()
+	if err := current.seats.Acquire(ctx, int64(n)); err != nil {
+		return nil, fault.Unavailable("This process holds its whole share of the server's connections.").
+			RetryAfter(time.Second).Because(err)
+	}
+	return sync.OnceFunc(func() { current.seats.Release(int64(n)) }), nil
+}

@@ -1,0 +1,241 @@
+// Package server keeps the Postgres servers that hold tenants: how they are
+// added and prepared, how much room they have, and how the control plane's
+// provisioner connects to them.
+//
+// Invariants:
+//   - a Postgres server is known once (its system identifier is unique), and
+//     the control database's own server never holds tenants;
+//   - of credentials only the provisioner's is stored, sealed with the control
+//     key for this server's id; nothing returns it;
+//   - a change is published to the nodes in the transaction that makes it;
+//   - this process holds no more connections to a server than its share of the
+//     server's budget.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/seal"
+)
+
+// Server is a Postgres server as operators see it. It holds no credentials.
+type Server struct {
+	ID        uuid.UUID `json:"id"`
+	Name      string    `json:"name"`
+	Host      string    `json:"host"`
+	Port      int       `json:"port"`
+	TLSMode   string    `json:"tls_mode"`
+	Region    string    `json:"region"`
+	Status    string    `json:"status"` // active, draining, offline
+	Version   int       `json:"postgres_version"`
+	Capacity  Capacity  `json:"capacity"`
+	Databases int       `json:"databases"` // in use
+	Free      int       `json:"free"`      // databases that still fit
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// Capacity is what a server may be asked to hold.
+type Capacity struct {
+	Databases   int `json:"databases"`
+	Connections int `json:"connections"` // backends of ours, all processes together
+}
+
+// TLS says how to connect. Mode is disable, require, verify-ca or verify-full;
+// "" takes sslmode of the URL. CA is PEM; "" trusts the system's roots.
+type TLS struct {
+	Mode string `json:"mode"`
+	CA   string `json:"ca"`
+}
+
+// New describes a server to add. URL is that of a superuser (the server is
+// prepared, and the credentials are forgotten), or of ouvira_provisioner on a
+// server that was prepared before.
+type New struct {
+	Name     string
+	URL      string
+	Region   string
+	Capacity Capacity
+	TLS      TLS
+}
+
+// Options of NewService; the zero value is usable.
+type Options struct {
+	// Production refuses a TLS mode below verify-full.
+	Production bool
+	// Share of every server's connection budget that this process may hold;
+	// default 0.1.
+	Share float64
+}
+
+// Service knows the servers. It may be used by several goroutines.
+type Service struct {
+	db      *pgxpool.Pool
+	key     *seal.ControlKey
+	log     *slog.Logger
+	options Options
+	budgets budgets
+}
+
+// NewService makes the room.
+func NewService(db *pgxpool.Pool, key *seal.ControlKey, log *slog.Logger, o Options) *Service {
+	if o.Share <= 0 {
+		o.Share = 0.1
+	}
+	return &Service{db: db, key: key, log: log, options: o}
+}
+
+const selectServers = `
+	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
+	       s.max_databases, s.max_connections, u.used, s.created_at, s.updated_at
+	FROM control.servers s
+	CROSS JOIN LATERAL (SELECT count(*) AS used FROM control.tenants t WHERE t.server_id = s.id) u`
+
+func scanServer(row pgx.CollectableRow) (Server, error) {
+	var s Server
+	err := row.Scan(&s.ID, &s.Name, &s.Host, &s.Port, &s.TLSMode, &s.Region, &s.Status, &s.Version,
+		&s.Capacity.Databases, &s.Capacity.Connections, &s.Databases, &s.CreatedAt, &s.UpdatedAt)
+	s.Free = max(0, s.Capacity.Databases-s.Databases)
+	return s, err
+}
+
+// List returns all servers with their use, by name.
+func (s *Service) List(ctx context.Context) ([]Server, error) {
+	rows, err := s.db.Query(ctx, selectServers+" ORDER BY s.name")
+	if err != nil {
+		return nil, fmt.Errorf("list servers: %w", err)
+	}
+	return pgx.CollectRows(rows, scanServer)
+}
+
+// Get reads one server. Errors: fault.NotFound.
+func (s *Service) Get(ctx context.Context, id uuid.UUID) (Server, error) {
+	return getServer(ctx, s.db, id)
+}
+
+func getServer(ctx context.Context, q pg.Querier, id uuid.UUID) (Server, error) {
+	rows, err := q.Query(ctx, selectServers+" WHERE s.id = $1", id)
+	if err != nil {
+		return Server{}, fmt.Errorf("read the server: %w", err)
+	}
+	return one(pgx.CollectExactlyOneRow(rows, scanServer))
+}
+
+// Find reads one server by its id or its name. Errors: fault.NotFound.
+func (s *Service) Find(ctx context.Context, idOrName string) (Server, error) {
+	if id, err := uuid.Parse(idOrName); err == nil {
+		return s.Get(ctx, id)
+	}
+	rows, err := s.db.Query(ctx, selectServers+" WHERE s.name = $1", idOrName)
+	if err != nil {
+		return Server{}, fmt.Errorf("read the server: %w", err)
+	}
+	return one(pgx.CollectExactlyOneRow(rows, scanServer))
+}
+
+func one(s Server, err error) (Server, error) {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Server{}, fault.NotFound("There is no such server.")
+	}
+	return s, err
+}
+
+// SetStatus makes a server active, draining or offline: tenants are placed on
+// active ones only. also runs in the same transaction (audit) and may be nil.
+func (s *Service) SetStatus(ctx context.Context, id uuid.UUID, status string, also func(tx pgx.Tx, s Server) error) (Server, error) {
+	if status != "active" && status != "draining" && status != "offline" {
+		return Server{}, fault.Invalid("This is no status of a server.").
+			OnField("status", "invalid", "Use active, draining or offline.")
+	}
+	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (Server, error) {
+		if _, err := tx.Exec(ctx, "UPDATE control.servers SET status = $2, updated_at = now() WHERE id = $1", id, status); err != nil {
+			return Server{}, fmt.Errorf("set the server's status: %w", err)
+		}
+		server, err := getServer(ctx, tx, id)
+		if err != nil {
+			return Server{}, err
+		}
+		if also != nil {
+			if err := also(tx, server); err != nil {
+				return Server{}, err
+			}
+		}
+		return server, publish(ctx, tx, id)
+	})
+}
+
+// publish comes last: it holds the route clock until the commit.
+func publish(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
+	if _, err := tx.Exec(ctx, "SELECT control.publish_server($1)", id); err != nil {
+		return fmt.Errorf("publish the server: %w", err)
+	}
+	return nil
+}
+
+// ErrNoCapacity says that no active server has room for another database.
+var ErrNoCapacity = errors.New("no server has room for another database")
+
+// Place chooses the server for a new tenant and locks it until the caller's
+// transaction ends: the active one with the largest free fraction, or the one
+// that wanted names (id or name; "" for any). The caller then sets
+// tenants.server_id. Errors: ErrNoCapacity, fault.NotFound for a server that
+// does not exist.
+func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUID, error) {
+	// All rows are locked in one order before any is counted, so that two
+	// placements never take the same last seat.
+	rows, err := tx.Query(ctx, `
+		SELECT id, name, max_databases, status FROM control.servers ORDER BY id FOR UPDATE`)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("lock the servers: %w", err)
+	}
+	type candidate struct {
+		ID     uuid.UUID
+		Name   string
+		Max    int
+		Status string
+	}
+	servers, err := pgx.CollectRows(rows, pgx.RowToStructByPos[candidate])
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("lock the servers: %w", err)
+	}
+	used := map[uuid.UUID]int{}
+	rows, err = tx.Query(ctx, "SELECT server_id, count(*) FROM control.tenants WHERE server_id IS NOT NULL GROUP BY server_id")
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("count the databases: %w", err)
+	}
+	var id uuid.UUID
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&id, &n}, func() error { used[id] = n; return nil }); err != nil {
+		return uuid.Nil, fmt.Errorf("count the databases: %w", err)
+	}
+	best, bestFree, known := uuid.Nil, 0.0, wanted == ""
+	for _, c := range servers {
+		if wanted != "" && wanted != c.Name && wanted != c.ID.String() {
+			continue
+		}
+		known = true
+		if c.Status != "active" || c.Max <= used[c.ID] {
+			continue
+		}
+		if free := float64(c.Max-used[c.ID]) / float64(c.Max); free > bestFree {
+			best, bestFree = c.ID, free
+		}
+	}
+	switch {
+	case !known:
+		return uuid.Nil, fault.NotFound("There is no such server.")
+	case best == uuid.Nil:
+		return uuid.Nil, ErrNoCapacity
+	}
+	return best, nil
+}
