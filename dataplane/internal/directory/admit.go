@@ -1,0 +1,60 @@
+package directory
+
+import (
+	"context"
+	"time"
+
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+// Refusal is why requests of the tenant are not served now, or nil: 403 for a
+// suspended tenant, 404 for one that is gone, 503 for one under maintenance or
+// held. It looks at the route alone.
+func Refusal(r *route.Route) error {
+	switch {
+	case r == nil || r.Deleted:
+		return fault.NotFound("No workspace answers at this address. Check the spelling.").Code("unknown_host")
+	case r.Status == route.StatusSuspended:
+		return fault.Forbidden("This workspace is suspended. Ask its owner to contact support.").Code("tenant_suspended")
+	case r.Status != route.StatusActive:
+		return fault.Unavailable("This workspace is not available now. Try again later.").Code("tenant_unavailable").RetryAfter(30 * time.Second)
+	case r.Mode == route.ModeMaintenance:
+		return fault.Unavailable("This workspace is under maintenance. Try again shortly.").Code("maintenance").RetryAfter(30 * time.Second)
+	case r.Mode == route.ModeHold:
+		return held()
+	case r.Mode != route.ModeServe:
+		return fault.Unavailable("This workspace is not available now. Try again later.").Code("tenant_unavailable").RetryAfter(30 * time.Second)
+	}
+	return nil
+}
+
+func held() *fault.Error {
+	return fault.Unavailable("This workspace is being moved. Try again in a moment.").Code("tenant_held").RetryAfter(2 * time.Second)
+}
+
+// Admit is Refusal, except that requests of a held tenant wait a bounded time
+// for the hold to end. It returns the route to serve by, which is newer than r
+// when it waited.
+func (d *Directory) Admit(ctx context.Context, r *route.Route) (*route.Route, error) {
+	if r.Mode != route.ModeHold || r.Status != route.StatusActive || r.Deleted {
+		return r, Refusal(r)
+	}
+	timer := time.NewTimer(d.options.HoldFor)
+	defer timer.Stop()
+	for {
+		d.mu.RLock()
+		current, changed := d.table.byID[r.TenantID], d.changed
+		d.mu.RUnlock()
+		if current == nil || current.Mode != route.ModeHold || current.Status != route.StatusActive {
+			return current, Refusal(current)
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil, held()
+		case <-ctx.Done():
+			return nil, fault.From(ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,215 @@
+// Package directory holds a node's own copy of the whole route table and
+// answers, from memory, which tenant a request is for.
+//
+// The copy is pulled from the control database by version: at each
+// notification, after each (re-)LISTEN, and every second as a net. It promises:
+//
+//   - A lookup does no I/O and takes no lock that is held across I/O.
+//   - A route is replaced only by one of a higher version, except when the
+//     control database's history has changed (restore, failover): then
+//     everything is pulled again and what is gone there is dropped here.
+//   - One pull is applied as a whole: no reader sees half of a change.
+//   - An unknown host is never given a default tenant.
+//   - While the control database is away, what is known is served; Age grows.
+//   - Routes are shared and never changed after they are published.
+//
+// The same loop announces this node and its static share of every server's
+// connection budget (node.heartbeat).
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+// Options of a Directory. DSN, NodeID, BaseDomain and Share are required.
+type Options struct {
+	DSN        string  // postgres:// URL of the control database, role ouvira_node
+	NodeID     string  // stable name of this process
+	BaseDomain string  // tenants answer at <slug>.<BaseDomain>
+	Share      float64 // of every server's connection budget, 0 < Share ≤ 1
+	SchemaMin  int64   // range of tenant schema versions that this binary serves;
+	SchemaMax  int64   // both 0: not announced
+
+	PollEvery time.Duration // the net under notifications; default 1 s
+	MaxAge    time.Duration // older copies answer unknown hosts with 503; default 1 min
+	HoldFor   time.Duration // how long Admit lets requests of a held tenant wait; default 5 s
+	Log       *slog.Logger
+}
+
+// Event says that a tenant's route has changed. New is nil when the tenant is
+// gone; Old is nil when it was not known.
+type Event struct {
+	Old, New *route.Route
+}
+
+// Directory is the route table in memory. Make one with New, feed it with Run.
+type Directory struct {
+	options Options
+	suffix  string // "." + base domain, normalised
+
+	mu      sync.RWMutex // guards table; held for map accesses only
+	table   table
+	changed chan struct{} // closed and replaced after each applied change
+
+	version  atomic.Int64
+	pulledAt atomic.Int64 // UnixNano of the last successful pull; 0 before the first
+
+	subscribers []func(Event) // complete before Run
+
+	pulls pulls
+
+	clock   route.Clock                 // of the last pull; the pull loop's alone
+	servers map[uuid.UUID]*route.Server // likewise
+}
+
+// New checks the options. Nothing is contacted before Run.
+func New(o Options) (*Directory, error) {
+	base, err := route.NormalizeHost(o.BaseDomain)
+	if err != nil || strings.Contains(o.BaseDomain, ":") {
+		return nil, errors.New("the base domain is not a host name: set OUVIRA_BASE_DOMAIN to a name such as example.com")
+	}
+	if o.Share <= 0 || o.Share > 1 {
+		return nil, errors.New("the connection share must be more than 0 and at most 1: set OUVIRA_CONNECTION_SHARE")
+	}
+	if o.NodeID == "" {
+		return nil, errors.New("the node has no name: set OUVIRA_NODE_ID")
+	}
+	// The control database keeps three digits; another value would never equal
+	// what it has stored.
+	o.Share = max(math.Floor(o.Share*1000+1e-9)/1000, 0.001)
+	o.PollEvery = orDefault(o.PollEvery, time.Second)
+	o.MaxAge = orDefault(o.MaxAge, time.Minute)
+	o.HoldFor = orDefault(o.HoldFor, 5*time.Second)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Directory{
+		options: o,
+		suffix:  "." + base,
+		table:   newTable(0),
+		changed: make(chan struct{}),
+		pulls:   newPulls(),
+		servers: map[uuid.UUID]*route.Server{},
+	}, nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}
+
+// Subscribe calls fn for every change, in order, from the goroutine that
+// pulls: fn must not block. It must be called before Run.
+func (d *Directory) Subscribe(fn func(Event)) { d.subscribers = append(d.subscribers, fn) }
+
+// Lookup finds the tenant of a Host header: <slug>.<base domain> (one label
+// only), or a verified custom domain. The route may be suspended, held or
+// under maintenance: see Admit.
+//
+// Faults: 400 for what is no host name, 404 for a host that nobody has, 503
+// when this node has no copy yet, or one too old to say that nobody has it.
+func (d *Directory) Lookup(host string) (*route.Route, error) {
+	name, err := route.NormalizeHost(host)
+	if err != nil {
+		return nil, fault.Malformed("The Host header is not a host name.").Code("bad_host")
+	}
+	slug, platform := strings.CutSuffix(name, d.suffix)
+	d.mu.RLock()
+	var r *route.Route
+	if platform {
+		r = d.table.bySlug[slug] // a slug has no dot, so two labels match none
+	} else {
+		r = d.table.byHost[name]
+	}
+	d.mu.RUnlock()
+	if r == nil {
+		return nil, d.unknown()
+	}
+	return r, nil
+}
+
+func (d *Directory) unknown() error {
+	if !d.Ready() {
+		return fault.Unavailable("This node is starting and does not know its tenants yet. Try again shortly.").
+			Code("not_ready").RetryAfter(time.Second)
+	}
+	if d.Age() > d.options.MaxAge {
+		return fault.Unavailable("This address may be new, and this node cannot check it now. Try again shortly.").
+			Code("routes_outdated").RetryAfter(5 * time.Second)
+	}
+	return fault.NotFound("No workspace answers at this address. Check the spelling.").Code("unknown_host")
+}
+
+// BySlug finds a tenant that is not deleted.
+func (d *Directory) BySlug(slug string) (*route.Route, bool) {
+	d.mu.RLock()
+	r, ok := d.table.bySlug[slug]
+	d.mu.RUnlock()
+	return r, ok
+}
+
+// ByID finds a tenant that is not deleted.
+func (d *Directory) ByID(id uuid.UUID) (*route.Route, bool) {
+	d.mu.RLock()
+	r, ok := d.table.byID[id]
+	d.mu.RUnlock()
+	return r, ok
+}
+
+// Len is the number of tenants known.
+func (d *Directory) Len() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return len(d.table.byID)
+}
+
+// Ready tells whether the table has been pulled since this process started.
+func (d *Directory) Ready() bool { return d.pulledAt.Load() != 0 }
+
+// Age is the time since the last successful pull; it is meaningless before
+// Ready.
+func (d *Directory) Age() time.Duration { return time.Duration(time.Now().UnixNano() - d.pulledAt.Load()) }
+
+// Version is that of the route clock up to which everything is known.
+func (d *Directory) Version() int64 { return d.version.Load() }
+
+// PrimaryHost is the host under which the tenant's own links are written: its
+// primary custom domain, else its name on the platform. It never comes from a
+// request.
+func (d *Directory) PrimaryHost(r *route.Route) string {
+	if r.CustomPrimary && len(r.Hosts) > 0 {
+		return r.Hosts[0]
+	}
+	return r.Slug + d.suffix
+}
+
+// Refresh brings the copy up to atLeast, or, with atLeast 0, to what was
+// committed before the call. Calls at the same time share a pull. It needs Run
+// to be running and returns the context's or the database's error.
+func (d *Directory) Refresh(ctx context.Context, atLeast int64) error {
+	if atLeast > 0 && d.Version() >= atLeast {
+		return nil
+	}
+	flight := d.pulls.join()
+	select {
+	case <-flight.done:
+		return flight.err
+	case <-ctx.Done():
+		return fmt.Errorf("refresh the routes: %w", ctx.Err())
+	}
+}

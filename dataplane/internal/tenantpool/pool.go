@@ -1,0 +1,3 @@
+package tenantpool
+
+type pool struct{}
