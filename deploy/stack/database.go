@@ -1,0 +1,89 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/ouvira/ouvira/shared/testdb/pgserver"
+)
+
+// database is a part that is a Postgres server.
+type database struct {
+	name   string
+	server *pgserver.Server
+}
+
+func (d *database) start(ctx context.Context) error { return d.server.Start(ctx) }
+func (d *database) stop() error                     { return d.server.Stop() }
+func (d *database) crash() error                    { return d.server.Kill() }
+func (d *database) pid() int                        { return d.server.PID() }
+func (d *database) exited() <-chan struct{}         { return d.server.Exited() }
+func (d *database) logFile() string                 { return d.server.LogFile() }
+
+// postgresNames are the Postgres servers of a stack.
+var postgresNames = []string{PGControl, PGA, PGB}
+
+// startPostgres starts the servers at once: most of a start is waiting.
+func (s *Stack) startPostgres(ctx context.Context) error {
+	var group sync.WaitGroup
+	started := make([]*pgserver.Server, len(postgresNames))
+	failures := make([]error, len(postgresNames))
+	notes := make([]string, len(postgresNames))
+	for i, name := range postgresNames {
+		group.Go(func() { started[i], notes[i], failures[i] = s.startServer(ctx, name) })
+	}
+	group.Wait()
+	for i, name := range postgresNames {
+		if started[i] != nil {
+			s.databases[name] = &database{name: name, server: started[i]}
+			s.add(name, s.databases[name])
+			s.secrets.Ports[name] = started[i].Port()
+		}
+		if notes[i] != "" {
+			s.say("%s", notes[i])
+		}
+	}
+	if err := errors.Join(failures...); err != nil {
+		return err
+	}
+	s.say("Postgres %s from %s", started[0].Binaries().Version, started[0].Binaries().Dir)
+	return s.saveSecrets()
+}
+
+func (s *Stack) startServer(ctx context.Context, name string) (server *pgserver.Server, note string, err error) {
+	place, note, err := pgserver.Place(filepath.Join(s.options.State, name))
+	if err != nil {
+		return nil, "", err
+	}
+	if port := s.secrets.Ports[name]; port != 0 {
+		listener, err := net.Listen("tcp", loopback(port))
+		if err != nil {
+			return nil, "", fmt.Errorf("port %d, which the Postgres server %s had in the last run, is taken by another program (%w). Stop that program, or forget the stack with `make reset`", port, name, err)
+		}
+		_ = listener.Close()
+	}
+	settings := map[string]string{}
+	if s.options.Disposable {
+		settings = pgserver.TestSettings()
+	}
+	if name != PGControl {
+		settings["max_connections"] = strconv.Itoa(max(tenantServerConnections, s.options.Capacity.Connections+40))
+		// Tenants move to another server by logical replication.
+		settings["wal_level"] = "logical"
+	}
+	maps.Copy(settings, s.options.PostgresSettings)
+	server, err = pgserver.Start(ctx, pgserver.Options{
+		Bin: s.options.PostgresBin, Dir: place, Port: s.secrets.Ports[name],
+		Settings: settings, Disposable: s.options.Disposable, LogFile: s.logPath(name),
+	})
+	if err != nil {
+		return nil, note, fmt.Errorf("the Postgres server %s: %w", name, err)
+	}
+	return server, note, nil
+}

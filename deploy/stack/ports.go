@@ -1,0 +1,116 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+)
+
+// Ports of one stack, all on 127.0.0.1.
+type Ports struct {
+	Control         int
+	ControlInternal int
+	WorkerInternal  int
+	Data            []int
+	DataInternal    []int
+	SMTP            int
+	Mail            int
+	SMS             int
+}
+
+// The ports of a stack with base 0. They are part of what others test against.
+const (
+	portControl         = 8080
+	portControlInternal = 9080
+	portWorkerInternal  = 9081
+	portData            = 8000
+	portDataInternal    = 9000
+	portSMTP            = 1025
+	portMail            = 8025
+	portSMS             = 8026
+
+	// maxDataNodes keeps the nodes' ports clear of the catchers'.
+	maxDataNodes = 20
+	highestPort  = 65535
+)
+
+// PortsAt are the ports of a stack, all shifted by base.
+func PortsAt(base, dataNodes int) (Ports, error) {
+	if base < 0 || base+portWorkerInternal > highestPort {
+		return Ports{}, fmt.Errorf("OUVIRA_PORT_BASE shifts every port and has to lie between 0 and %d", highestPort-portWorkerInternal)
+	}
+	if dataNodes < 1 || dataNodes > maxDataNodes {
+		return Ports{}, fmt.Errorf("a stack has between 1 and %d data-plane nodes", maxDataNodes)
+	}
+	p := Ports{
+		Control: base + portControl, ControlInternal: base + portControlInternal, WorkerInternal: base + portWorkerInternal,
+		SMTP: base + portSMTP, Mail: base + portMail, SMS: base + portSMS,
+	}
+	for i := range dataNodes {
+		p.Data = append(p.Data, base+portData+i)
+		p.DataInternal = append(p.DataInternal, base+portDataInternal+i)
+	}
+	return p, nil
+}
+
+// named are the ports with what a person would call their owners.
+func (p Ports) named() []struct {
+	name string
+	port int
+} {
+	type named = struct {
+		name string
+		port int
+	}
+	all := []named{
+		{"the control plane", p.Control},
+		{"the control plane's metrics", p.ControlInternal},
+		{"the worker's metrics", p.WorkerInternal},
+		{"the mail catcher's SMTP", p.SMTP},
+		{"the mail catcher", p.Mail},
+		{"the SMS catcher", p.SMS},
+	}
+	for i := range p.Data {
+		all = append(all,
+			named{fmt.Sprintf("data-plane node %d", i), p.Data[i]},
+			named{fmt.Sprintf("the metrics of data-plane node %d", i), p.DataInternal[i]})
+	}
+	return all
+}
+
+// check fails with the first port that is taken.
+func (p Ports) check() error {
+	for _, each := range p.named() {
+		listener, err := net.Listen("tcp", loopback(each.port))
+		if err != nil {
+			return fmt.Errorf("port %d, which %s wants, is taken by another program (%w). Stop that program, or shift all ports: make run OUVIRA_PORT_BASE=100", each.port, each.name, err)
+		}
+		_ = listener.Close()
+	}
+	return nil
+}
+
+// FreePortBase finds a base at which all ports of a stack are free, for tests
+// that run beside other stacks. All ports lie below those that systems give to
+// outgoing connections, so that a part that is stopped finds its port again.
+func FreePortBase() (int, error) {
+	const lowest, choices, tries = 10000, 12000, 50
+	var last error
+	for range tries {
+		base := lowest + rand.IntN(choices)
+		ports, err := PortsAt(base, maxDataNodes)
+		if err != nil {
+			return 0, err
+		}
+		if last = ports.check(); last == nil {
+			return base, nil
+		}
+	}
+	return 0, errors.Join(errors.New("no free ports for a stack were found"), last)
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func localURL(port int) string { return "http://localhost:" + strconv.Itoa(port) }
