@@ -17,8 +17,8 @@ export GOFLAGS := -buildvcs=false
 unexport GOWORK
 
 # What the generators write, and `make check` compares.
-GENERATED := controlplane/internal/*/dbsqlc dataplane/internal/*/dbsqlc \
-             controlplane/openapi.yaml dataplane/openapi.yaml docs/configuration.md
+queries    = $(addprefix $(1)/,$(shell sed -nE 's/.*[ {]out: *([^ ,}]+).*/\1/p' $(1)/sqlc.yaml))
+GENERATED  = $(foreach p,controlplane dataplane,$(call queries,$(p)) $(p)/openapi.yaml) docs/configuration.md
 
 # The race detector needs a C compiler; the tests themselves do not.
 RACE := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)

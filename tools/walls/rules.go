@@ -113,7 +113,7 @@ func roomWall(from, to string) string {
 		return "rooms know nothing of HTTP"
 	case target == "httpapi" && room != "httpapi":
 		return "httpapi calls the rooms, never the other way round"
-	case target != "" && strings.Contains(to+"/", "/dbsqlc/") && target != room:
+	case target != "" && target != room && isQueries(to):
 		return "generated queries belong to the room beside them"
 	case storey(target) >= 0 && storey(room) > storey(target):
 		return "the engine of operations knows nothing of what it runs, and that nothing of River"
@@ -153,6 +153,12 @@ func roomOf(path string) string {
 		return ""
 	}
 	return parts[2]
+}
+
+// isQueries tells whether the package is what sqlc generates for a room.
+func isQueries(path string) bool {
+	last := path[strings.LastIndex(path, "/")+1:]
+	return last == "dbsqlc" || last == "store"
 }
 
 // storey is where a room stands in the engine, -1 for the others.
