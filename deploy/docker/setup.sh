@@ -8,20 +8,22 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 dir=.ouvira/compose
 email=${1:-operator@ouvira.example}
-api=http://localhost:8080/v1
+api=${OUVIRA_URL:-http://localhost:8080}/v1
 [[ -s $dir/postgres_password ]] || { echo "Run deploy/docker/secrets.sh and docker compose up first." >&2; exit 1; }
 
-# call METHOD PATH: the body comes on stdin, so that no password is in an argument;
-# prints the status on the first line, then the body.
+headers=$(mktemp)
+trap 'rm -f "$headers"' EXIT
+echo 'Content-Type: application/json' >"$headers"
+
+# call METHOD PATH: the body comes on stdin and the token from a file, so that no
+# secret is in an argument; prints the status on the first line, then the body.
 call() {
-  curl --silent --show-error --request "$1" --data @- --header 'Content-Type: application/json' \
-    ${token:+--header "Authorization: Bearer $token"} --write-out '\n%{http_code}' "$api$2" |
+  curl --silent --show-error --request "$1" --data @- --header "@$headers" --write-out '\n%{http_code}' "$api$2" |
     { mapfile -t lines; printf '%s\n' "${lines[-1]}" "${lines[@]:0:${#lines[@]}-1}"; }
 }
 status() { head -n 1 <<<"$1"; }
 fail() { printf '%s failed:\n%s\n' "$1" "$2" >&2; exit 1; }
 
-token=
 if [[ ! -s $dir/operator_password ]]; then
   (umask 077 && head -c 18 /dev/urandom | base64 | tr '+/' '-_' >"$dir/operator_password.new")
   docker compose run --rm -T ouvira operator create --email "$email" --password-stdin <"$dir/operator_password.new"
@@ -30,7 +32,7 @@ fi
 
 answer=$(call POST /auth/login <<<"{\"email\":\"$email\",\"password\":\"$(<"$dir/operator_password")\"}")
 [[ $(status "$answer") == 200 ]] || fail "The operator's login" "$answer"
-token=$(sed -nE 's/.*"access_token": *"([^"]+)".*/\1/p' <<<"$answer")
+sed -nE 's/.*"access_token": *"([^"]+)".*/Authorization: Bearer \1/p' <<<"$answer" >>"$headers"
 
 for name in a b; do
   answer=$(call POST /servers <<<"{\"name\":\"$name\",\"url\":\"postgres://postgres:$(<"$dir/postgres_password")@pg-$name:5432/postgres?sslmode=disable\",\"capacity\":{\"databases\":500,\"connections\":160}}")
