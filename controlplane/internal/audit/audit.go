@@ -43,6 +43,9 @@ type Actor struct {
 	RequestID string
 }
 
+// String names the actor in other records: "operator:<id>".
+func (a *Actor) String() string { return string(a.Kind) + ":" + a.ID }
+
 // Worker is the actor of what the system does on its own.
 func Worker(id string) *Actor { return &Actor{Kind: KindWorker, ID: id, Name: "worker"} }
 

@@ -6,6 +6,9 @@ package page
 import (
 	"encoding/base64"
 	"encoding/json"
+	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/shared/fault"
 )
@@ -46,7 +49,7 @@ func Parse(s, sort string) (*Cursor, error) {
 		return nil, refused
 	}
 	var c Cursor
-	if json.Unmarshal(raw, &c) != nil || c.Sort != sort || c.ID == "" {
+	if json.Unmarshal(raw, &c) != nil || c.Sort != sort || uuid.Validate(c.ID) != nil || strings.ContainsRune(c.Value, 0) {
 		return nil, refused
 	}
 	return &c, nil

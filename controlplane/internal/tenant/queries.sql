@@ -1,0 +1,46 @@
+-- name: InsertTenant :exec
+INSERT INTO control.tenants (id, slug, name, status, plan_id)
+VALUES (@id, @slug, @name, 'provisioning', @plan_id);
+
+-- name: PlanByCode :one
+SELECT id, code, name FROM control.plans WHERE code = @code;
+
+-- name: ServerExists :one
+SELECT EXISTS (SELECT FROM control.servers WHERE name = @name)::boolean AS known;
+
+-- name: GetTenant :one
+SELECT t.id, t.slug, t.name, t.status, t.status_reason, t.route_mode, t.schema_version, t.settings, t.on_trial,
+       t.paid_until, t.purge_at, t.created_at, t.updated_at,
+       p.code AS plan, s.name AS server,
+       COALESCE((SELECT d.hostname FROM control.domains d WHERE d.tenant_id = t.id AND d.is_primary AND d.status = 'verified'), '')::text AS custom_primary
+FROM control.tenants t
+JOIN control.plans p ON p.id = t.plan_id
+LEFT JOIN control.servers s ON s.id = t.server_id
+WHERE t.id = sqlc.narg(id)::uuid OR t.slug = sqlc.narg(slug)::text;
+
+-- name: LockTenant :one
+SELECT id, slug, status, settings, plan_id FROM control.tenants WHERE id = @id FOR UPDATE;
+
+-- name: SetStatus :exec
+UPDATE control.tenants SET status = @status, status_reason = @reason, updated_at = now() WHERE id = @id;
+
+-- name: UpdateTenant :exec
+UPDATE control.tenants
+SET name     = COALESCE(sqlc.narg(name), name),
+    plan_id  = COALESCE(sqlc.narg(plan_id), plan_id),
+    settings = COALESCE(sqlc.narg(settings)::jsonb, settings),
+    updated_at = now()
+WHERE id = @id;
+
+-- name: PublishRoute :one
+SELECT control.publish_route(@tenant_id::uuid)::bigint AS version;
+
+-- name: IsRouted :one
+SELECT EXISTS (SELECT FROM control.routes WHERE tenant_id = @tenant_id AND NOT deleted)::boolean AS routed;
+
+-- name: SlugTaken :one
+SELECT EXISTS (SELECT FROM control.tenants WHERE slug = @slug)::boolean AS taken;
+
+-- name: ListPlans :many
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at
+FROM control.plans ORDER BY code;

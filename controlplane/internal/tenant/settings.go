@@ -1,0 +1,97 @@
+package tenant
+
+import (
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+// SettingsPatch changes the settings that it names; an empty text or list
+// takes a setting back.
+type SettingsPatch struct {
+	SelfRegistration *bool
+	CORSOrigins      *[]string
+	ResetURL         *string
+	InviteURL        *string
+	Locale           *string
+	Require2FA       *bool
+}
+
+// maxOrigins bounds what every node carries for a tenant.
+const maxOrigins = 20
+
+var localeForm = regexp.MustCompile(`^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$`)
+
+// apply checks the patch and lays it over the settings.
+func (p SettingsPatch) apply(s route.Settings) (route.Settings, error) {
+	var wrong []fault.Field
+	note := func(field, code, message string) {
+		wrong = append(wrong, fault.Field{Field: "settings." + field, Code: code, Message: message})
+	}
+	if p.SelfRegistration != nil {
+		s.SelfRegistration = p.SelfRegistration
+	}
+	if p.Require2FA != nil {
+		s.Require2FA = *p.Require2FA
+	}
+	if p.Locale != nil {
+		if *p.Locale != "" && !localeForm.MatchString(*p.Locale) {
+			note("locale", "locale", "A locale is written as in en or pt-BR.")
+		}
+		s.Locale = *p.Locale
+	}
+	if p.ResetURL != nil {
+		if *p.ResetURL != "" && !isPageURL(*p.ResetURL) {
+			note("reset_url", "uri", "This must be the https address of a page.")
+		}
+		s.ResetURL = *p.ResetURL
+	}
+	if p.InviteURL != nil {
+		if *p.InviteURL != "" && !isPageURL(*p.InviteURL) {
+			note("invite_url", "uri", "This must be the https address of a page.")
+		}
+		s.InviteURL = *p.InviteURL
+	}
+	if p.CORSOrigins != nil {
+		if len(*p.CORSOrigins) > maxOrigins {
+			note("cors_origins", "length", "At most 20 origins can be allowed.")
+		}
+		for i, origin := range *p.CORSOrigins {
+			if !IsOrigin(origin) {
+				note("cors_origins["+strconv.Itoa(i)+"]", "origin", "An origin is written as in https://app.example.com, without a path.")
+			}
+		}
+		s.CORSOrigins = *p.CORSOrigins
+	}
+	if len(wrong) > 0 {
+		f := fault.Invalid("Some settings are not right. See errors for each of them.")
+		f.Fields = wrong
+		return s, f
+	}
+	return s, nil
+}
+
+// isPageURL takes https, and http on the developer's own machine.
+func isPageURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.User != nil || len(s) > 2000 {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && isLocal(u.Hostname())
+}
+
+func isLocal(host string) bool {
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "127.0.0.1"
+}
+
+// IsOrigin tells whether s is a web origin (scheme, host, port) and not "null"
+// or a wildcard.
+func IsOrigin(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && !strings.Contains(u.Host, "*") &&
+		u.Scheme+"://"+u.Host == s && u.User == nil
+}
