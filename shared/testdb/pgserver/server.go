@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -371,13 +372,27 @@ func (s *Server) address(port int, database string) string {
 	return address.String()
 }
 
+// Free ports are looked for below the range from which systems give ports to
+// outgoing connections (from 32768 on Linux): a server that is stopped and
+// started again must find its port free.
+const (
+	lowestPort  = 20000
+	portChoices = 12000
+	portTries   = 100
+)
+
 func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	var last error
+	for range portTries {
+		port := lowestPort + rand.IntN(portChoices)
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			_ = listener.Close()
+			return port, nil
+		}
+		last = err
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("find a free port for Postgres: %w", last)
 }
 
 // complaints are the last lines the server wrote since it was started: it says
