@@ -183,7 +183,9 @@ func (d *Directory) Ready() bool { return d.pulledAt.Load() != 0 }
 
 // Age is the time since the last successful pull; it is meaningless before
 // Ready.
-func (d *Directory) Age() time.Duration { return time.Duration(time.Now().UnixNano() - d.pulledAt.Load()) }
+func (d *Directory) Age() time.Duration {
+	return time.Duration(time.Now().UnixNano() - d.pulledAt.Load())
+}
 
 // Version is that of the route clock up to which everything is known.
 func (d *Directory) Version() int64 { return d.version.Load() }
