@@ -24,6 +24,7 @@ func Hit(ctx context.Context, name string) {
 	}
 	armed := filepath.Join(dir, strings.ReplaceAll(name, "/", "."))
 	hit := armed + ".hit"
+	_ = os.WriteFile(armed+".seen", nil, 0o600)
 	// Of several that arrive, the one whose rename succeeds is stopped.
 	if err := os.Rename(armed, hit); err != nil {
 		return

@@ -7,7 +7,8 @@
 // "provision/role" looks for the file provision.role in that directory. If it
 // is there (armed), the hit renames it to provision.role.hit and blocks until
 // that file is removed or the context ends. Arming stops one hit: with several
-// failpoints armed, as many operations can be stopped at as many places.
+// failpoints armed, as many operations can be stopped at as many places. Every
+// hit leaves provision.role.seen, so that a test can tell whether it knows all.
 package failpoint
 
 import "context"
