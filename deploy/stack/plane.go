@@ -53,6 +53,7 @@ func (s *Stack) env(name string) map[string]string {
 		"OUVIRA_ENV":         "local",
 		"OUVIRA_BASE_DOMAIN": baseDomain,
 		"OUVIRA_LOG_LEVEL":   "info",
+		"OUVIRA_NODE_ID":     name,
 		"EMAIL_HOST":         "127.0.0.1",
 		"EMAIL_PORT":         strconv.Itoa(s.ports.SMTP),
 		"EMAIL_USE_TLS":      "false",
@@ -76,7 +77,6 @@ func (s *Stack) env(name string) map[string]string {
 		values["OUVIRA_INTERNAL_LISTEN"] = loopback(s.ports.WorkerInternal)
 	default:
 		node := slices.Index(s.nodeNames(), name)
-		values["OUVIRA_NODE_ID"] = name
 		values["OUVIRA_NODE_DATABASE_URL"] = s.controlURL(nodeRole, s.secrets.NodePassword)
 		values["OUVIRA_DATA_KEY_FILE"] = s.dataKey()
 		values["OUVIRA_SNAPSHOT_FILE"] = s.path(name, "routes.snapshot")

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ouvira/ouvira/deploy/internal/fakeplane"
 	"github.com/ouvira/ouvira/deploy/stack"
-	"github.com/ouvira/ouvira/deploy/stack/internal/fakeplane"
 )
 
 // The test binary plays the planes' programs, and under this name a process

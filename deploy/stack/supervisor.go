@@ -126,12 +126,13 @@ func Reset(state string) ([]string, error) {
 		return nil, fmt.Errorf("nothing was removed: %w", err)
 	}
 	defer lock.Close()
-	var targets []string
+	var targets, moved []string
 	for _, name := range postgresNames {
 		targets = append(targets, filepath.Join(state, name))
 		place, _, err := pgserver.Place(filepath.Join(state, name))
 		if err == nil && place != filepath.Join(state, name) {
 			targets = append(targets, place)
+			moved = append(moved, place)
 		}
 	}
 	for i := range maxDataNodes {
@@ -150,7 +151,10 @@ func Reset(state string) ([]string, error) {
 		}
 		removed = append(removed, target)
 	}
-	// Only when nothing else is in it.
+	// The folders too, when nothing else is in them.
 	_ = os.Remove(state)
+	for _, place := range moved {
+		_ = os.Remove(filepath.Dir(place))
+	}
 	return removed, nil
 }
