@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/controlplane/internal/event"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -186,10 +187,6 @@ func (r *Run) decide(ctx context.Context, why record) error {
 // fail ends the operation as failed, with what the handler has to say about it
 // and the event in the same transaction.
 func (r *Run) fail(ctx context.Context, why record, also func(tx pgx.Tx) error) error {
-	event, err := uuid.NewV7()
-	if err != nil {
-		return fmt.Errorf("make an event id: %w", err)
-	}
 	return r.InTx(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			UPDATE control.operations
@@ -204,12 +201,11 @@ func (r *Run) fail(ctx context.Context, why record, also func(tx pgx.Tx) error) 
 		if err := markStep(ctx, tx, r.ID, "failed"); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `
-			INSERT INTO control.events (id, type, tenant_id, payload)
-			SELECT $2, 'operation.failed', o.tenant_id, jsonb_build_object('operation_id', o.id, 'kind', o.kind, 'code', o.error ->> 'code')
-			FROM control.operations o WHERE o.id = $1`, r.ID, event)
+		err = event.Record(ctx, tx, event.OperationFailed, r.TenantID, map[string]any{
+			"operation_id": r.ID, "kind": r.Kind, "code": why.Code,
+		})
 		if err != nil {
-			return fmt.Errorf("write the event: %w", err)
+			return err
 		}
 		return also(tx)
 	})

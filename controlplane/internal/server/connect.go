@@ -85,6 +85,8 @@ const connectTimeout = 5 * time.Second
 
 // Connect opens one connection.
 func (a *Access) Connect(ctx context.Context, t Target) (*pgx.Conn, error) {
+	role := t.Role
+	t.Role = "" // the provisioner may silence the log, the owner may not
 	var conn *pgx.Conn
 	err := a.WithURL(t, func(address string) error {
 		config, err := pgx.ParseConfig(address)
@@ -103,6 +105,13 @@ func (a *Access) Connect(ctx context.Context, t Target) (*pgx.Conn, error) {
 	if _, err := conn.Exec(ctx, "SET log_statement = 'none'"); err != nil && pg.Code(err) != pg.CodeInsufficientRights {
 		_ = conn.Close(ctx)
 		return nil, fmt.Errorf("silence the server's log: %w", err)
+	}
+	if role == "" {
+		return conn, nil
+	}
+	if _, err := conn.Exec(ctx, "SET ROLE "+pgx.Identifier{role}.Sanitize()); err != nil {
+		_ = conn.Close(ctx)
+		return nil, fmt.Errorf("become %s: %w", role, err)
 	}
 	return conn, nil
 }

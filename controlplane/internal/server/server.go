@@ -182,14 +182,16 @@ func publish(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
 	return nil
 }
 
-// ErrNoCapacity says that no active server has room for another database.
-var ErrNoCapacity = errors.New("no server has room for another database")
+// Why Place finds no server.
+var (
+	ErrNoCapacity = errors.New("no server has room for another database")
+	ErrUnknown    = errors.New("there is no such server")
+)
 
 // Place chooses the server for a new tenant and locks it until the caller's
 // transaction ends: the active one with the largest free fraction, or the one
 // that wanted names (id or name; "" for any). The caller then sets
-// tenants.server_id. Errors: ErrNoCapacity, fault.NotFound for a server that
-// does not exist.
+// tenants.server_id. Errors: ErrNoCapacity, ErrUnknown.
 func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUID, error) {
 	// All rows are locked in one order before any is counted, so that two
 	// placements never take the same last seat.
@@ -233,7 +235,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUI
 	}
 	switch {
 	case !known:
-		return uuid.Nil, fault.NotFound("There is no such server.")
+		return uuid.Nil, ErrUnknown
 	case best == uuid.Nil:
 		return uuid.Nil, ErrNoCapacity
 	}
