@@ -1,0 +1,202 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+const (
+	typeAccess = "access"
+	// maxTokenBytes bounds what is looked at: our tokens have some 500.
+	maxTokenBytes = 4096
+	// verifiedTokens is how many verified tokens a node remembers, about 200
+	// bytes each. Verifying a signature costs a third of a small request.
+	verifiedTokens = 50_000
+	// leeway for nodes whose clocks differ.
+	leeway = 5 * time.Second
+)
+
+// AccessTokens makes and checks access tokens: JWTs with ES256 and the key of
+// one tenant.
+type AccessTokens struct {
+	scheme, domain, port string
+	verified             *lru.Cache[[sha256.Size]byte, Verified]
+	now                  func() time.Time
+}
+
+// Verified is what a good access token says.
+type Verified struct {
+	UserID    int64
+	SessionID uuid.UUID
+
+	kid     string
+	epoch   int64
+	expires time.Time
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+
+	SessionID string `json:"sid"`
+	Epoch     int64  `json:"gen"`
+	Type      string `json:"typ"`
+}
+
+// NewAccessTokens takes the parts of the tenants' platform addresses, of which
+// the issuer is made. They come from the configuration, never from a request.
+func NewAccessTokens(scheme, baseDomain, port string) (*AccessTokens, error) {
+	if scheme == "" || baseDomain == "" {
+		return nil, errors.New("the tokens' issuer needs a scheme and a base domain: set OUVIRA_PUBLIC_SCHEME and OUVIRA_BASE_DOMAIN")
+	}
+	cache, err := lru.New[[sha256.Size]byte, Verified](verifiedTokens)
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of verified tokens: %w", err)
+	}
+	return &AccessTokens{scheme: scheme, domain: baseDomain, port: port, verified: cache, now: time.Now}, nil
+}
+
+// Issuer is the platform address of the tenant: of its slug, which never
+// changes, whatever domains it has.
+func (a *AccessTokens) Issuer(tenant *route.Route) string {
+	host := tenant.Slug + "." + a.domain
+	if a.port != "" {
+		host = net.JoinHostPort(host, a.port)
+	}
+	return (&url.URL{Scheme: a.scheme, Host: host}).String()
+}
+
+func (a *AccessTokens) issue(tenant *route.Route, key signingKey, userID int64, session uuid.UUID) (string, error) {
+	now := a.now()
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    a.Issuer(tenant),
+			Audience:  jwt.ClaimStrings{tenant.TenantID.String()},
+			Subject:   strconv.FormatInt(userID, 10),
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(AccessLifetime)),
+		},
+		SessionID: session.String(),
+		Epoch:     tenant.TokenEpoch,
+		Type:      typeAccess,
+	})
+	token.Header["kid"] = key.kid
+	signed, err := token.SignedString(key.private)
+	if err != nil {
+		return "", fmt.Errorf("sign an access token: %w", err)
+	}
+	return signed, nil
+}
+
+// refused is the one answer to every token that is not good.
+func refused(cause error) error {
+	return fault.Unauthenticated("The access token is missing, expired or not valid here. Sign in again.").
+		Code("invalid_token").Because(cause)
+}
+
+// Verify checks an access token against the tenant's public keys. It asks
+// nothing of any database. What can change while a token lives (its key, the
+// tenant's epoch, the time) is checked each time, cached or not.
+func (a *AccessTokens) Verify(tenant *route.Route, token string) (Verified, error) {
+	if token == "" || len(token) > maxTokenBytes {
+		return Verified{}, refused(errors.New("no token, or one of impossible size"))
+	}
+	if tenant.TenantID == uuid.Nil {
+		return Verified{}, refused(errors.New("the tenant has no id, so no token can be meant for it"))
+	}
+	hash := sha256.New()
+	hash.Write(tenant.TenantID[:])
+	hash.Write([]byte(token))
+	var cacheKey [sha256.Size]byte
+	hash.Sum(cacheKey[:0])
+
+	v, known := a.verified.Get(cacheKey)
+	if !known {
+		var err error
+		if v, err = a.parse(tenant, token); err != nil {
+			return Verified{}, refused(err)
+		}
+		a.verified.Add(cacheKey, v)
+	}
+	_, keyKnown := publicJWK(tenant, v.kid)
+	if !keyKnown || v.epoch != tenant.TokenEpoch || a.now().After(v.expires.Add(leeway)) {
+		a.verified.Remove(cacheKey)
+		return Verified{}, refused(errors.New("the token has expired, or its key or epoch has been withdrawn"))
+	}
+	return v, nil
+}
+
+func (a *AccessTokens) parse(tenant *route.Route, token string) (Verified, error) {
+	parser := jwt.NewParser(
+		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}),
+		jwt.WithAudience(tenant.TenantID.String()),
+		jwt.WithIssuer(a.Issuer(tenant)),
+		jwt.WithExpirationRequired(),
+		jwt.WithLeeway(leeway),
+		jwt.WithTimeFunc(a.now),
+	)
+	var c claims
+	var kid string
+	_, err := parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		// The key is the tenant's own, found by kid; jku, jwk and x5u are not
+		// looked at.
+		kid, _ = t.Header["kid"].(string)
+		jwk, ok := publicJWK(tenant, kid)
+		if !ok {
+			return nil, errors.New("the token's key is not one of the tenant's")
+		}
+		return publicKey(jwk)
+	})
+	if err != nil {
+		return Verified{}, err
+	}
+	if c.Type != typeAccess {
+		return Verified{}, errors.New("the token is not an access token")
+	}
+	v := Verified{kid: kid, epoch: c.Epoch, expires: c.ExpiresAt.Time}
+	if v.UserID, err = strconv.ParseInt(c.Subject, 10, 64); err != nil {
+		return Verified{}, errors.New("the token's subject is not a user")
+	}
+	if v.SessionID, err = uuid.Parse(c.SessionID); err != nil {
+		return Verified{}, errors.New("the token names no session")
+	}
+	return v, nil
+}
+
+func publicJWK(tenant *route.Route, kid string) (route.JWK, bool) {
+	for _, k := range tenant.Keys {
+		if kid != "" && k.Kid == kid {
+			return k, true
+		}
+	}
+	return route.JWK{}, false
+}
+
+func publicKey(k route.JWK) (*ecdsa.PublicKey, error) {
+	x, errX := base64.RawURLEncoding.DecodeString(k.X)
+	y, errY := base64.RawURLEncoding.DecodeString(k.Y)
+	if err := errors.Join(errX, errY); err != nil || k.Kty != "EC" || k.Crv != "P-256" || len(x) != 32 || len(y) != 32 {
+		return nil, errors.New("the tenant's public key is not a P-256 JWK")
+	}
+	const uncompressed = 4 // SEC 1, 2.3.3
+	point := append(append([]byte{uncompressed}, x...), y...)
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		return nil, fmt.Errorf("the tenant's public key: %w", err)
+	}
+	return key, nil
+}

@@ -1,0 +1,103 @@
+package identity
+
+import (
+	"context"
+	"net/mail"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/password"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// Registration is what somebody registers with.
+type Registration struct {
+	FullName        string
+	Email           string
+	Password        string
+	PrimaryMobile   *string
+	InvitationToken string
+}
+
+// Register makes a user, who is signed in at once. It is open when the tenant
+// allows self-registration.
+func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Client) (Profile, Tokens, error) {
+	params, err := check(t, in)
+	if err != nil {
+		return Profile{}, Tokens{}, err
+	}
+	hash, err := password.Hash(ctx, in.Password)
+	if err != nil {
+		return Profile{}, Tokens{}, err
+	}
+	params.PasswordHash = &hash
+
+	var profile Profile
+	var tokens Tokens
+	err = t.Do(ctx, func(db Conn) error {
+		return pg.InTx(ctx, db, func(tx pgx.Tx) error {
+			row, err := s.queries.CreateUser(ctx, tx, params)
+			if err != nil {
+				return taken(err)
+			}
+			profile = Profile(row)
+			tokens, err = s.newSession(ctx, t, tx, profile, false, actionRegister, c)
+			return err
+		})
+	})
+	return profile, tokens, err
+}
+
+func check(t Tenant, in Registration) (store.CreateUserParams, error) {
+	var none store.CreateUserParams
+	if in.InvitationToken != "" {
+		// Nobody has been invited yet: no token can be valid.
+		const message = "This invitation is not valid. Ask for a new one."
+		return none, fault.Invalid(message).Code("invalid_invitation").OnField("invitation_token", "invalid", message)
+	}
+	if !t.Route.Settings.AllowsSelfRegistration() {
+		return none, fault.Forbidden("This workspace is joined by invitation only. Ask one of its owners for one.").Code("registration_closed")
+	}
+	name := strings.TrimSpace(in.FullName)
+	if name == "" {
+		return none, fault.Invalid("The full name must not be empty.").OnField("full_name", "required", "This must not be empty.")
+	}
+	email, err := NormalizeEmail(in.Email)
+	if err != nil {
+		return none, err
+	}
+	if err := password.CheckPolicy(in.Password); err != nil {
+		return none, err
+	}
+	return store.CreateUserParams{Username: email, FullName: name, Email: &email, PrimaryMobile: in.PrimaryMobile}, nil
+}
+
+// taken turns the violation of a unique constraint into the answer for it.
+func taken(err error) error {
+	switch pg.Constraint(err) {
+	case "users_email_key", "users_username_key":
+		return fault.Conflict("There is an account with this email address already. Sign in, or reset its password.").
+			Code("email_taken").OnField("email", "taken", "There is an account with this address already.").Because(err)
+	case "users_primary_mobile_key":
+		return fault.Conflict("There is an account with this phone number already. Sign in with it, or leave it out.").
+			Code("mobile_taken").OnField("primary_mobile", "taken", "There is an account with this number already.").Because(err)
+	}
+	return err
+}
+
+// NormalizeEmail brings an address to the form in which it is stored, and
+// refuses what is more than a plain address: names, quotes, comments and line
+// breaks, by which mail headers are smuggled.
+func NormalizeEmail(address string) (string, error) {
+	const message = "This is not an email address."
+	trimmed := strings.TrimSpace(address)
+	parsed, err := mail.ParseAddress(trimmed)
+	plain := err == nil && parsed.Address == trimmed && len(trimmed) <= 254 && !strings.ContainsAny(trimmed, "\"\\()<>[]:;,\r\n\t \x00")
+	if !plain {
+		return "", fault.Invalid(message).OnField("email", "email", message)
+	}
+	return strings.ToLower(trimmed), nil
+}
