@@ -19,7 +19,9 @@ var mayImport = map[string][]string{
 	"deploy":       {"shared"}, // it runs the planes' binaries as processes, never as packages
 }
 
-// testsMayImport is what test files may import on top of it.
+// testsMayImport is what test files and fixtures may import on top of it. A
+// fixture is a room whose name ends in "test"; only tests and other fixtures
+// may import one.
 var testsMayImport = map[string][]string{
 	"dataplane": {"migrations"}, // to make tenant databases
 }
@@ -64,7 +66,11 @@ func violations(p pkg) []string {
 			strings.TrimPrefix(p.path, prefix), strings.TrimPrefix(to, prefix), why))
 	}
 	for _, to := range p.imports {
-		if why := moduleWall(p.path, to, nil); why != "" {
+		extra := map[string][]string(nil)
+		if fixture(p.path) {
+			extra = testsMayImport
+		}
+		if why := moduleWall(p.path, to, extra); why != "" {
 			report(to, why)
 		}
 		if why := roomWall(p.path, to); why != "" {
@@ -121,17 +127,22 @@ func roomWall(from, to string) string {
 	return ""
 }
 
-// testWall keeps the test kit out of the planes' programs.
+// testWall keeps the test kit and the fixtures out of the planes' programs.
 func testWall(from, to string) string {
 	m := moduleOf(from)
-	if (m != "controlplane" && m != "dataplane") || !within(to, testOnly) {
+	if (m != "controlplane" && m != "dataplane") || fixture(from) {
 		return ""
 	}
-	// A package named …test is part of the test kit itself.
-	if last := from[strings.LastIndex(from, "/")+1:]; strings.HasSuffix(last, "test") {
-		return ""
+	if within(to, testOnly) || fixture(to) {
+		return "the test kit belongs into _test files"
 	}
-	return "the test kit belongs into _test files"
+	return ""
+}
+
+// fixture tells whether the package is a room that only serves tests.
+func fixture(path string) bool {
+	room := roomOf(path)
+	return strings.HasSuffix(room, "test") && room != "test"
 }
 
 // moduleOf is the folder of the module: controlplane for

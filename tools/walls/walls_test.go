@@ -89,7 +89,11 @@ func TestRules(t *testing.T) {
 		{name: "jobs wake operations", from: "controlplane/internal/job", to: "controlplane/internal/provision"},
 		{name: "the test kit stays out of programs", from: "controlplane/cmd/controlplane", to: "shared/testdb", wrong: true},
 		{name: "also its lower floors", from: "dataplane/internal/directory", to: "shared/testdb/pgserver", wrong: true},
-		{name: "a fixture package may use it", from: "controlplane/internal/controltest", to: "shared/testdb"},
+		{name: "a fixture may use it", from: "controlplane/internal/controltest", to: "shared/testdb"},
+		{name: "a fixture makes tenant databases", from: "dataplane/internal/tenanttest", to: "migrations"},
+		{name: "a fixture is no way to the other plane", from: "dataplane/internal/tenanttest", to: "controlplane/internal/tenant", wrong: true},
+		{name: "programs contain no fixture", from: "dataplane/internal/httpapi", to: "dataplane/internal/tenanttest", wrong: true},
+		{name: "tests use fixtures", from: "dataplane/internal/httpapi", to: "dataplane/internal/tenanttest", inTest: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
