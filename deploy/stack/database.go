@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/ouvira/ouvira/shared/testdb/guardian"
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
 
@@ -31,12 +32,21 @@ var postgresNames = []string{PGControl, PGA, PGB}
 
 // startPostgres starts the servers at once: most of a start is waiting.
 func (s *Stack) startPostgres(ctx context.Context) error {
+	place, note, err := pgserver.Place(s.options.State)
+	if err != nil {
+		return err
+	}
+	if note != "" {
+		s.say("%s", note)
+		if err := s.sweep(place); err != nil {
+			return err
+		}
+	}
 	var group sync.WaitGroup
 	started := make([]*pgserver.Server, len(postgresNames))
 	failures := make([]error, len(postgresNames))
-	notes := make([]string, len(postgresNames))
 	for i, name := range postgresNames {
-		group.Go(func() { started[i], notes[i], failures[i] = s.startServer(ctx, name) })
+		group.Go(func() { started[i], failures[i] = s.startServer(ctx, name, filepath.Join(place, name)) })
 	}
 	group.Wait()
 	for i, name := range postgresNames {
@@ -44,9 +54,6 @@ func (s *Stack) startPostgres(ctx context.Context) error {
 			s.databases[name] = &database{name: name, server: started[i]}
 			s.add(name, s.databases[name])
 			s.secrets.Ports[name] = started[i].Port()
-		}
-		if notes[i] != "" {
-			s.say("%s", notes[i])
 		}
 	}
 	if err := errors.Join(failures...); err != nil {
@@ -56,15 +63,21 @@ func (s *Stack) startPostgres(ctx context.Context) error {
 	return s.saveSecrets()
 }
 
-func (s *Stack) startServer(ctx context.Context, name string) (server *pgserver.Server, note string, err error) {
-	place, note, err := pgserver.Place(filepath.Join(s.options.State, name))
-	if err != nil {
-		return nil, "", err
+// sweep keeps data that must lie outside the state folder from piling up: when
+// it is a test's, it goes with this process.
+func (s *Stack) sweep(place string) error {
+	if !s.options.Disposable {
+		return nil
 	}
+	_, err := guardian.Sweep(place)
+	return err
+}
+
+func (s *Stack) startServer(ctx context.Context, name, dir string) (*pgserver.Server, error) {
 	if port := s.secrets.Ports[name]; port != 0 {
 		listener, err := net.Listen("tcp", loopback(port))
 		if err != nil {
-			return nil, "", fmt.Errorf("port %d, which the Postgres server %s had in the last run, is taken by another program (%w). Stop that program, or forget the stack with `make reset`", port, name, err)
+			return nil, fmt.Errorf("port %d, which the Postgres server %s had in the last run, is taken by another program (%w). Stop that program, or forget the stack with `make reset`", port, name, err)
 		}
 		_ = listener.Close()
 	}
@@ -78,12 +91,12 @@ func (s *Stack) startServer(ctx context.Context, name string) (server *pgserver.
 		settings["wal_level"] = "logical"
 	}
 	maps.Copy(settings, s.options.PostgresSettings)
-	server, err = pgserver.Start(ctx, pgserver.Options{
-		Bin: s.options.PostgresBin, Dir: place, Port: s.secrets.Ports[name],
+	server, err := pgserver.Start(ctx, pgserver.Options{
+		Bin: s.options.PostgresBin, Dir: dir, Port: s.secrets.Ports[name],
 		Settings: settings, Disposable: s.options.Disposable, LogFile: s.logPath(name),
 	})
 	if err != nil {
-		return nil, note, fmt.Errorf("the Postgres server %s: %w", name, err)
+		return nil, fmt.Errorf("the Postgres server %s: %w", name, err)
 	}
-	return server, note, nil
+	return server, nil
 }

@@ -40,7 +40,8 @@ type Options struct {
 	PostgresBin string
 	// PostgresSettings are added to those of every Postgres server.
 	PostgresSettings map[string]string
-	// Disposable is for tests: Postgres does not sync to disk.
+	// Disposable is for tests: Postgres does not sync to disk, and data that
+	// had to be put outside the state folder goes when this process ends.
 	Disposable bool
 	// NoTenants leaves the demo tenants out. The operator and the servers a and
 	// b are always made.

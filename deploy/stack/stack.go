@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ouvira/ouvira/deploy/catcher"
+	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
 
 // Stack is a running one. Its methods may be called from several goroutines.
@@ -95,7 +96,7 @@ func (s *Stack) up(ctx context.Context) error {
 func (s *Stack) takeState(context.Context) error {
 	state := s.options.State
 	for _, dir := range []string{state, filepath.Join(state, "log"), filepath.Join(state, "keys")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := pgserver.MakeFolder(dir); err != nil {
 			return unwritable(err)
 		}
 	}

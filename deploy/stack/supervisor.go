@@ -126,14 +126,13 @@ func Reset(state string) ([]string, error) {
 		return nil, fmt.Errorf("nothing was removed: %w", err)
 	}
 	defer lock.Close()
-	var targets, moved []string
+	place, _, err := pgserver.Place(state)
+	if err != nil {
+		return nil, err
+	}
+	var targets []string
 	for _, name := range postgresNames {
-		targets = append(targets, filepath.Join(state, name))
-		place, _, err := pgserver.Place(filepath.Join(state, name))
-		if err == nil && place != filepath.Join(state, name) {
-			targets = append(targets, place)
-			moved = append(moved, place)
-		}
+		targets = append(targets, filepath.Join(state, name), filepath.Join(place, name))
 	}
 	for i := range maxDataNodes {
 		targets = append(targets, filepath.Join(state, DataNode(i)))
@@ -153,7 +152,8 @@ func Reset(state string) ([]string, error) {
 	}
 	// The folders too, when nothing else is in them.
 	_ = os.Remove(state)
-	for _, place := range moved {
+	if place != state {
+		_ = os.Remove(place)
 		_ = os.Remove(filepath.Dir(place))
 	}
 	return removed, nil

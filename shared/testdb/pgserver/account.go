@@ -1,6 +1,7 @@
 package pgserver
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"os"
@@ -133,6 +134,26 @@ func Place(dir string) (place, note string, err error) {
 		return "", "", fmt.Errorf("Postgres runs as the user %q, who can reach neither %s nor %s: choose a state folder that every user may enter (OUVIRA_STATE=/srv/ouvira)", who.name, absolute, place)
 	}
 	return place, fmt.Sprintf("The user %q, as whom Postgres runs, cannot reach %s; its data lies in %s instead.", who.name, absolute, place), nil
+}
+
+// MakeFolder makes a folder and those above it that are missing, such that the
+// server's user may pass whatever the umask says. What is there stays as it is.
+func MakeFolder(dir string) error {
+	if info, err := os.Stat(dir); err == nil {
+		if !info.IsDir() {
+			return fmt.Errorf("%s is not a folder", dir)
+		}
+		return nil
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := MakeFolder(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 // temporary makes a folder for a server that lives as long as a test.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -234,6 +235,31 @@ func TestHydrateStaysInThePackage(t *testing.T) {
 	write(`[{"source":"native/lib/a","target":"../../escape"}]`)
 	if err := hydrate(dir); err == nil {
 		t.Error("a link out of the package was made")
+	}
+}
+
+func TestFoldersAreOpenWhateverTheUmask(t *testing.T) {
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	dir := open(t)
+	inner := filepath.Join(dir, "a", "b")
+	for range 2 {
+		if err := MakeFolder(inner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, made := range []string{inner, filepath.Dir(inner)} {
+		info, err := os.Stat(made)
+		if err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: %v %v", made, info.Mode(), err)
+		}
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := MakeFolder(filepath.Join(file, "below")); err == nil {
+		t.Error("a folder was made below a file")
 	}
 }
 

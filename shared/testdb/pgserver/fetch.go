@@ -131,7 +131,7 @@ func cacheFolder(wanted string) (string, error) {
 			problems = append(problems, dir+" cannot be entered by the user who runs Postgres")
 			continue
 		}
-		if err := os.MkdirAll(absolute, 0o755); err != nil {
+		if err := MakeFolder(absolute); err != nil {
 			problems = append(problems, err.Error())
 			continue
 		}
