@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
+	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/seal"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+const usage = `usage: dataplane <command>
+
+  serve           serve tenants
+  keys generate   --data-key-file FILE --public-key-file FILE
+                  make the data plane's key, and the public half for the control plane
+  healthcheck     ask the node on this machine whether it is ready
+  openapi         print the OpenAPI document (YAML)
+  config-table    print the settings (Markdown)
+  version         print the version
+
+  --print-config  print the effective settings of serve, secrets masked
+`
+
+// run is the program: the command's name, its flags, its environment.
+func run(ctx context.Context, args, environ []string, out io.Writer) error {
+	command := ""
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "serve":
+		if len(args) == 1 && args[0] == "--print-config" {
+			return printConfig(environ, out)
+		}
+		return noArguments(args, func() error { return serve(ctx, environ, out) })
+	case "--print-config":
+		return printConfig(environ, out)
+	case "keys":
+		return keys(args)
+	case "healthcheck":
+		return noArguments(args, func() error { return healthcheck(ctx, environ) })
+	case "openapi":
+		return noArguments(args, func() error { return printDocument(out) })
+	case "config-table":
+		return noArguments(args, func() error { return write(out, config.Table[settings]()) })
+	case "version", "--version":
+		return write(out, "dataplane "+telemetry.Version()+"\n")
+	case "help", "-h", "--help":
+		return write(out, usage)
+	case "":
+		return errors.New("which command?\n\n" + usage)
+	}
+	return errors.New("there is no such command\n\n" + usage)
+}
+
+func noArguments(args []string, then func() error) error {
+	if len(args) > 0 {
+		return errors.New("this command takes no arguments\n\n" + usage)
+	}
+	return then()
+}
+
+func write(out io.Writer, text string) error {
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+func printConfig(environ []string, out io.Writer) error {
+	s, err := config.LoadFrom[settings](environ)
+	if err != nil {
+		return err
+	}
+	return config.Print(out, s)
+}
+
+func printDocument(out io.Writer) error {
+	document, err := httpapi.Document()
+	if err != nil {
+		return err
+	}
+	return write(out, string(document))
+}
+
+func keys(args []string) error {
+	if len(args) == 0 || args[0] != "generate" {
+		return errors.New("keys knows one command: generate")
+	}
+	flags := flag.NewFlagSet("keys generate", flag.ContinueOnError)
+	secret := flags.String("data-key-file", "", "where to write the key (only nodes may read it)")
+	public := flags.String("public-key-file", "", "where to write its public half (for the control plane)")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	if *secret == "" || *public == "" || flags.NArg() > 0 {
+		return errors.New("keys generate needs --data-key-file FILE and --public-key-file FILE, and nothing else")
+	}
+	return seal.GenerateDataKey(*secret, *public)
+}
+
+// probe is what healthcheck needs to know.
+type probe struct {
+	InternalListen string `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9000"`
+}
+
+// healthcheck is for container runtimes, whose images have no curl.
+func healthcheck(ctx context.Context, environ []string) error {
+	p, err := config.LoadFrom[probe](environ)
+	if err != nil {
+		return err
+	}
+	address := p.InternalListen
+	if strings.HasPrefix(address, ":") {
+		address = "127.0.0.1" + address
+	}
+	address = strings.Replace(address, "0.0.0.0:", "127.0.0.1:", 1)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", http.NoBody)
+	if err != nil {
+		return errors.New("OUVIRA_INTERNAL_LISTEN: must be host:port or :port")
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("the node does not answer: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 4<<10))
+		return fmt.Errorf("the node is not ready: %s", strings.TrimSpace(string(body)))
+	}
+	return nil
+}

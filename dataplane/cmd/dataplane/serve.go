@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
+	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/seal"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+// closeTimeout bounds the end of the pools after the last request.
+const closeTimeout = 10 * time.Second
+
+// serve wires a node from the top down and runs it until ctx ends.
+func serve(ctx context.Context, environ []string, out io.Writer) error {
+	s, err := config.LoadFrom[settings](environ)
+	if err != nil {
+		return err
+	}
+	level, err := telemetry.Level(s.LogLevel)
+	if err != nil {
+		return err
+	}
+	log := telemetry.NewLogger(out, level, "dataplane").With(slog.String("node", s.NodeID))
+	slog.SetDefault(log)
+	registry := telemetry.NewRegistry()
+
+	key, err := seal.LoadDataKey(s.DataKeyFile)
+	if err != nil {
+		return fmt.Errorf("OUVIRA_DATA_KEY_FILE: %w", err)
+	}
+	routes, err := directory.New(directory.Options{
+		DSN: s.NodeDatabaseURL, NodeID: s.NodeID, BaseDomain: s.BaseDomain, Share: s.ConnectionShare, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	pools, err := tenantpool.New(tenantpool.Options{
+		NodeID: s.NodeID, Share: s.ConnectionShare, Routes: routes, Key: key, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	routes.Subscribe(pools.RouteChanged)
+	handler, err := newHandler(s, log, registry, routes, pools, key)
+	if err != nil {
+		return err
+	}
+	internal := httpserver.NewInternal(registry, httpserver.Check{Name: "routes", Ready: func(context.Context) error {
+		if !routes.Ready() {
+			return errors.New("the route table has not been read from the control database yet (OUVIRA_NODE_DATABASE_URL)")
+		}
+		return nil
+	}})
+	err = runNode(ctx, routes, httpserver.Options{
+		Logger: log, Addr: s.Listen, Handler: handler,
+		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain,
+	})
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return errors.Join(err, pools.Close(closing))
+}
+
+// runNode runs the directory and the listeners. The directory ends last, so
+// that requests that are finishing still see changes; if it cannot start, the
+// node ends.
+func runNode(ctx context.Context, routes *directory.Directory, o httpserver.Options) error {
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	pulling, stopPulling := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPulling()
+	pulled := make(chan error, 1)
+	go func() {
+		err := routes.Run(pulling)
+		stopServing()
+		pulled <- err
+	}()
+	err := httpserver.Run(serving, o)
+	stopPulling()
+	return errors.Join(err, <-pulled)
+}
+
+func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey) (http.Handler, error) {
+	proxies, err := httpserver.ParseProxies(s.TrustedProxies)
+	if err != nil {
+		return nil, fmt.Errorf("OUVIRA_TRUSTED_PROXIES: %w", err)
+	}
+	tokens, err := identity.NewAccessTokens(s.PublicScheme, s.BaseDomain, s.PublicPort)
+	if err != nil {
+		return nil, err
+	}
+	return httpapi.New(httpapi.Options{
+		Log: log, Metrics: httpserver.NewMetrics(registry), Routes: routes,
+		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) {
+			lease, err := pools.Lease(ctx, r)
+			if err != nil {
+				return nil, err // a nil *Lease in an interface would not be nil
+			}
+			return lease, nil
+		},
+		Identity: identity.New(tokens, key), Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
+	})
+}

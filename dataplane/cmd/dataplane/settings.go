@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+// settings of serve.
+type settings struct {
+	config.Common
+
+	BaseDomain      string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
+	PublicScheme    string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
+	PublicPort      string   `env:"OUVIRA_PUBLIC_PORT"`
+	Listen          string   `env:"OUVIRA_LISTEN" envDefault:":8000"`
+	InternalListen  string   `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9000"`
+	TrustedProxies  []string `env:"OUVIRA_TRUSTED_PROXIES"`
+	NodeDatabaseURL string   `env:"OUVIRA_NODE_DATABASE_URL" secret:"url"`
+	NodeID          string   `env:"OUVIRA_NODE_ID" envDefault:"node"`
+	ConnectionShare float64  `env:"OUVIRA_CONNECTION_SHARE" envDefault:"0.4"`
+	DataKeyFile     string   `env:"OUVIRA_DATA_KEY_FILE"`
+}
+
+// Validate says all that is wrong at once.
+func (s *settings) Validate() error {
+	var errs []error
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	if s.NodeDatabaseURL == "" {
+		errs = append(errs, config.Missing("OUVIRA_NODE_DATABASE_URL"))
+	}
+	if s.DataKeyFile == "" {
+		errs = append(errs, config.Missing("OUVIRA_DATA_KEY_FILE"))
+	}
+	_, err := route.NormalizeHost(s.BaseDomain)
+	refuse(err != nil, "OUVIRA_BASE_DOMAIN: must be a host name such as example.com")
+	refuse(s.PublicScheme != "http" && s.PublicScheme != "https", "OUVIRA_PUBLIC_SCHEME: must be http or https")
+	if s.PublicPort != "" {
+		port, err := strconv.ParseUint(s.PublicPort, 10, 16)
+		refuse(err != nil || port == 0, "OUVIRA_PUBLIC_PORT: must be a port between 1 and 65535, or empty")
+	}
+	refuse(s.ConnectionShare <= 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
+	_, err = httpserver.ParseProxies(s.TrustedProxies)
+	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
+	_, err = telemetry.Level(s.LogLevel)
+	refuse(err != nil, "OUVIRA_LOG_LEVEL: %v", err)
+	if s.Env == config.Production {
+		errs = append(errs, s.insecure()...)
+	}
+	return errors.Join(errs...)
+}
+
+// insecure names what production does not accept.
+func (s *settings) insecure() []error {
+	var errs []error
+	if s.PublicScheme != "https" {
+		errs = append(errs, errors.New("OUVIRA_PUBLIC_SCHEME: production wants https"))
+	}
+	if u, err := url.Parse(s.NodeDatabaseURL); s.NodeDatabaseURL != "" && (err != nil || u.Query().Get("sslmode") != "verify-full") {
+		errs = append(errs, errors.New("OUVIRA_NODE_DATABASE_URL: production wants sslmode=verify-full"))
+	}
+	return errs
+}

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// userJSON is a user as they see themselves.
+type userJSON struct {
+	ID            int64      `json:"id"`
+	Username      string     `json:"username"`
+	FullName      string     `json:"full_name"`
+	Email         *string    `json:"email"`
+	PrimaryMobile *string    `json:"primary_mobile"`
+	EmailVerified bool       `json:"email_verified"`
+	PhoneVerified bool       `json:"phone_verified"`
+	AccountUID    string     `json:"account_uid" example:"USR-0A1B2C3D4E5F"`
+	Is2FAEnabled  bool       `json:"is_2fa_enabled"`
+	TwoFAType     *string    `json:"two_fa_type"`
+	DateJoined    time.Time  `json:"date_joined"`
+	LastLogin     *time.Time `json:"last_login"`
+	entityJSON
+}
+
+// entityJSON is what every entity carries.
+type entityJSON struct {
+	CreatedAt time.Time  `json:"created_at"`
+	UpdatedAt time.Time  `json:"updated_at"`
+	DeletedAt *time.Time `json:"deleted_at"`
+	IsDeleted bool       `json:"is_deleted"`
+}
+
+func entityOf(created, updated time.Time, deleted *time.Time) entityJSON {
+	return entityJSON{created.UTC(), updated.UTC(), utc(deleted), deleted != nil}
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+func userOf(p identity.Profile) userJSON {
+	return userJSON{
+		ID: p.ID, Username: p.Username, FullName: p.FullName, Email: p.Email, PrimaryMobile: p.PrimaryMobile,
+		EmailVerified: p.EmailVerified, PhoneVerified: p.PhoneVerified, AccountUID: p.AccountUID,
+		Is2FAEnabled: p.Is2FAEnabled, TwoFAType: p.TwoFAType, DateJoined: p.DateJoined.UTC(), LastLogin: utc(p.LastLogin),
+		entityJSON: entityOf(p.CreatedAt, p.UpdatedAt, nil),
+	}
+}
+
+type registerInput struct {
+	Body struct {
+		FullName        string  `json:"full_name" minLength:"1" maxLength:"200"`
+		Email           string  `json:"email" minLength:"3" maxLength:"254"`
+		Password        string  `json:"password" minLength:"1" maxLength:"1024" format:"password" doc:"At least 12 characters."`
+		PrimaryMobile   *string `json:"primary_mobile,omitempty" pattern:"^\\+[1-9][0-9]{6,14}$" doc:"E.164." example:"+4915112345678"`
+		InvitationToken string  `json:"invitation_token,omitempty" maxLength:"256" doc:"Opens workspaces that do not allow self-registration."`
+	}
+}
+
+func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*signedIn, error) {
+	profile, tokens, err := s.Identity.Register(ctx, sc.tenant, identity.Registration{
+		FullName: in.Body.FullName, Email: in.Body.Email, Password: in.Body.Password,
+		PrimaryMobile: in.Body.PrimaryMobile, InvitationToken: in.Body.InvitationToken,
+	}, sc.client)
+	if err != nil {
+		return nil, err
+	}
+	return signedInAs(profile, tokens), nil
+}
+
+type userOutput struct{ Body userJSON }
+
+// me needs no statement of its own: the first one has brought the profile.
+func (s *server) me(_ context.Context, _ pg.Querier, _ *scope, actor identity.Actor, _ *struct{}) (*userOutput, error) {
+	return &userOutput{userOf(actor.Profile)}, nil
+}

@@ -1,0 +1,116 @@
+package httpapi
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+type loginInput struct {
+	Body struct {
+		Identifier string `json:"identifier" minLength:"1" maxLength:"254" doc:"Email address, phone number or user name." example:"owner@acme.example"`
+		Password   string `json:"password" minLength:"1" maxLength:"1024" format:"password"`
+		RememberMe bool   `json:"remember_me,omitempty" doc:"Stay signed in for 30 days without use instead of 7."`
+	}
+}
+
+type signedIn struct {
+	Body struct {
+		Tokens tokensJSON `json:"tokens"`
+		User   userJSON   `json:"user"`
+	}
+}
+
+type tokensJSON struct {
+	Access    string `json:"access" doc:"Send it as Authorization: Bearer."`
+	Refresh   string `json:"refresh" doc:"Change it for new tokens at /auth/token/refresh. It works once."`
+	ExpiresIn int64  `json:"expires_in" doc:"Seconds until the access token expires." example:"900"`
+}
+
+func tokensOf(t identity.Tokens) tokensJSON {
+	return tokensJSON{Access: t.Access, Refresh: t.Refresh, ExpiresIn: int64(t.ExpiresIn.Seconds())}
+}
+
+func signedInAs(p identity.Profile, t identity.Tokens) *signedIn {
+	var out signedIn
+	out.Body.Tokens, out.Body.User = tokensOf(t), userOf(p)
+	return &out
+}
+
+func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*signedIn, error) {
+	profile, tokens, err := s.Identity.Login(ctx, sc.tenant, identity.Login{
+		Identifier: in.Body.Identifier, Password: in.Body.Password, Remember: in.Body.RememberMe,
+	}, sc.client)
+	if err != nil {
+		return nil, err
+	}
+	return signedInAs(profile, tokens), nil
+}
+
+type refreshInput struct {
+	Body struct {
+		Refresh string `json:"refresh" minLength:"1" maxLength:"256"`
+	}
+}
+
+type refreshOutput struct{ Body tokensJSON }
+
+func (s *server) refresh(ctx context.Context, sc *scope, in *refreshInput) (*refreshOutput, error) {
+	tokens, err := s.Identity.Refresh(ctx, sc.tenant, in.Body.Refresh, sc.client)
+	if err != nil {
+		return nil, err
+	}
+	return &refreshOutput{tokensOf(tokens)}, nil
+}
+
+type logoutInput struct {
+	Body *struct {
+		Refresh string `json:"refresh,omitempty" maxLength:"256" doc:"Of another session of yours, to end it too."`
+	}
+}
+
+func (s *server) logout(ctx context.Context, tx pgx.Tx, sc *scope, actor identity.Actor, in *logoutInput) (*struct{}, error) {
+	refresh := ""
+	if in.Body != nil {
+		refresh = in.Body.Refresh
+	}
+	return nil, s.Identity.Logout(ctx, sc.tenant, tx, actor, refresh, sc.client)
+}
+
+type resetPasswordInput struct {
+	Body struct {
+		Token    string `json:"token" minLength:"1" maxLength:"256" doc:"From the mailed link."`
+		Password string `json:"password" minLength:"1" maxLength:"1024" format:"password" doc:"At least 12 characters."`
+	}
+}
+
+type messageOutput struct {
+	Body struct {
+		Message string `json:"message"`
+	}
+}
+
+func (s *server) resetPassword(ctx context.Context, sc *scope, in *resetPasswordInput) (*messageOutput, error) {
+	if err := s.Identity.SetPassword(ctx, sc.tenant, in.Body.Token, in.Body.Password, sc.client); err != nil {
+		return nil, err
+	}
+	var out messageOutput
+	out.Body.Message = "The password is set. Sign in with it."
+	return &out, nil
+}
+
+type jwksOutput struct {
+	CacheControl string `header:"Cache-Control"`
+	Body         struct {
+		Keys []route.JWK `json:"keys"`
+	}
+}
+
+func (s *server) jwks(_ context.Context, sc *scope, _ *struct{}) (*jwksOutput, error) {
+	out := &jwksOutput{CacheControl: "public, max-age=60"}
+	out.Body.Keys = sc.tenant.Route.Keys
+	return out, nil
+}

@@ -1,0 +1,76 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+// databaseFault turns what a database said in the middle of a request into
+// what the caller can do about it. What is a mistake of ours stays an error,
+// and becomes a 500.
+func (s *server) databaseFault(ctx context.Context, r *route.Route, err error) error {
+	var f *fault.Error
+	if err == nil || errors.As(err, &f) || ctx.Err() != nil {
+		return err
+	}
+	if fenced(err) {
+		// The control plane has taken the tenant's rights away: read why before
+		// answering, so that a suspended tenant hears 403 and not 503.
+		if refusal := s.refusalNow(ctx, r); refusal != nil {
+			return fault.From(refusal).Because(err)
+		}
+	}
+	if fenced(err) || transient(err) {
+		return fault.Unavailable("The workspace's database could not be used just now. Try again.").
+			Code("database_unavailable").RetryAfter(time.Second).Because(err)
+	}
+	return err
+}
+
+func (s *server) refusalNow(ctx context.Context, r *route.Route) error {
+	if err := s.Routes.Refresh(ctx, r.Version); err != nil {
+		return nil // the caller answers 503, which is true as well
+	}
+	current, _ := s.Routes.ByID(r.TenantID)
+	return directory.Refusal(current)
+}
+
+// fenced tells what a session meets whose role was fenced: its membership is
+// revoked (names resolve to nothing, or rights are missing), then it is
+// terminated.
+func fenced(err error) bool {
+	switch pg.Code(err) {
+	case pg.CodeInsufficientRights, pg.CodeUndefinedTable, pg.CodeAdminShutdown, pg.CodeInvalidAuth, pg.CodeInvalidCatalog:
+		return true
+	}
+	return false
+}
+
+// transient tells what goes away by itself: the server or the network failed,
+// the server stopped the query, or two transactions met.
+func transient(err error) bool {
+	code := pg.Code(err)
+	switch code {
+	case pg.CodeCannotConnectNow, pg.CodeQueryCanceled, pg.CodeSerialization, pg.CodeDeadlock, pg.CodeTooManyConnections,
+		pg.CodeLockNotAvailable, pg.CodeReadOnlyTransaction, "57P02", "0A000":
+		return true
+	}
+	const connectionException, outOfResources = "08", "53"
+	if strings.HasPrefix(code, connectionException) || strings.HasPrefix(code, outOfResources) {
+		return true
+	}
+	var network net.Error
+	return code == "" && (errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) || pgconn.Timeout(err))
+}

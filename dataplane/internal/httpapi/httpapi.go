@@ -1,0 +1,114 @@
+// Package httpapi is the tenants' HTTP surface: what a request meets on its
+// way in (middleware), where it goes (routes.go), and how the rooms' answers
+// look on the wire.
+//
+// It promises: a request is served for the tenant of its host, or refused;
+// there is no default tenant and no "current" one. Operations want a bearer
+// token unless they are declared open, and a token is checked before the
+// tenant's database is asked anything.
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+// requestTimeout bounds a request's work, waiting for connections included.
+const requestTimeout = 30 * time.Second
+
+// Routes finds tenants: *directory.Directory.
+type Routes interface {
+	Lookup(host string) (*route.Route, error)
+	BySlug(slug string) (*route.Route, bool)
+	ByID(id uuid.UUID) (*route.Route, bool)
+	Admit(ctx context.Context, r *route.Route) (*route.Route, error)
+	Refresh(ctx context.Context, atLeast int64) error
+}
+
+// Lease is a connection to a tenant's database until Release.
+type Lease interface {
+	identity.Conn
+	Release()
+}
+
+// Options of New. All are required but Metrics and Proxies.
+type Options struct {
+	Log      *slog.Logger
+	Metrics  *httpserver.Metrics
+	Routes   Routes
+	Lease    func(ctx context.Context, r *route.Route) (Lease, error)
+	Identity *identity.Service
+	Tokens   *identity.AccessTokens
+	Proxies  httpserver.Proxies
+	Scheme   string // of the tenants' addresses, for links to pages of lists
+}
+
+type server struct {
+	Options
+
+	api huma.API
+}
+
+// New is the handler of the public listener.
+func New(o Options) (http.Handler, error) {
+	if o.Log == nil || o.Routes == nil || o.Lease == nil || o.Identity == nil || o.Tokens == nil || o.Scheme == "" {
+		return nil, errors.New("the API needs a log, routes, leases, an identity service, tokens and a scheme")
+	}
+	router, _ := build(&server{Options: o})
+	return router, nil
+}
+
+// Document is the OpenAPI document, as YAML.
+func Document() ([]byte, error) {
+	_, api := build(&server{Options: Options{Log: slog.New(slog.DiscardHandler)}})
+	return api.OpenAPI().YAML()
+}
+
+// build wires the middleware in the order in which a request meets it.
+func build(s *server) (http.Handler, huma.API) {
+	router := chi.NewRouter()
+	router.Use(
+		httpserver.RequestID,
+		httpserver.AccessLog(s.Log, s.Metrics),
+		httpserver.Recover,
+		httpserver.ClientAddr(s.Proxies),
+		httpserver.SecurityHeaders,
+		httpserver.LimitBody,
+		httpserver.TidyPath("/api"),
+	)
+	router.NotFound(httpserver.NotFound)
+	router.MethodNotAllowed(httpserver.MethodNotAllowed)
+
+	ofTenant := router.With(s.findTenant)
+	api := httpserver.NewAPI(ofTenant, "Ouvira tenant API", telemetry.Version())
+	s.api = api
+	describe(api.OpenAPI())
+	api.UseMiddleware(s.checkToken)
+	s.routes(api)
+	httpserver.MountDocs(router, api) // answers on any Host
+	return router, api
+}
+
+func describe(document *huma.OpenAPI) {
+	document.Info.Description = "What one tenant's apps and users call. The tenant is found by the Host of the request. " +
+		"Every path answers with and without a trailing slash, and under the prefix /api too."
+	document.Info.Version = "1"
+	document.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	document.Tags = []*huma.Tag{
+		{Name: "auth", Description: "Signing in and out."},
+		{Name: "account", Description: "One's own account."},
+		{Name: "company", Description: "Companies and subsidiaries."},
+	}
+}

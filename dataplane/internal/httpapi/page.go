@@ -1,0 +1,49 @@
+package httpapi
+
+import (
+	"net/url"
+	"strconv"
+)
+
+const (
+	defaultPageSize = 20
+	maxPageSize     = 100
+)
+
+// pageInput is what every list takes. A page size over the largest gets the
+// largest.
+type pageInput struct {
+	Page     int32 `query:"page" minimum:"1" maximum:"1000000" default:"1"`
+	PageSize int32 `query:"page_size" minimum:"1" maximum:"1000000" default:"20" doc:"At most 100."`
+}
+
+func (p pageInput) size() int32 { return min(p.PageSize, maxPageSize) }
+
+func (p pageInput) window() (limit, offset int32) { return p.size(), (p.Page - 1) * p.size() }
+
+// pageJSON is what every list answers.
+type pageJSON[T any] struct {
+	Count    int64   `json:"count"`
+	Next     *string `json:"next"`
+	Previous *string `json:"previous"`
+	Results  []T     `json:"results"`
+}
+
+func pageOf[T any](address string, in pageInput, count int64, results []T) pageJSON[T] {
+	page := pageJSON[T]{Count: count, Results: results}
+	link := func(number int32) *string {
+		query := url.Values{"page": {strconv.Itoa(int(number))}}
+		if in.size() != defaultPageSize {
+			query.Set("page_size", strconv.Itoa(int(in.size())))
+		}
+		s := address + "?" + query.Encode()
+		return &s
+	}
+	if int64(in.Page)*int64(in.size()) < count {
+		page.Next = link(in.Page + 1)
+	}
+	if in.Page > 1 {
+		page.Previous = link(in.Page - 1)
+	}
+	return page
+}

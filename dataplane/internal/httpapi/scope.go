@@ -1,0 +1,139 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/problem"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+// scope is what is known of one request: for which tenant, from where, and
+// with which token. It is made by findTenant and belongs to the request.
+type scope struct {
+	tenant   identity.Tenant
+	client   identity.Client
+	verified identity.Verified // set by checkToken for operations that want one
+	host     string            // as the client wrote it, and found to be the tenant's
+}
+
+type scopeKey struct{}
+
+// scopeOf panics where there is none: a route outside of the tenants'.
+func scopeOf(ctx context.Context) *scope {
+	sc, ok := ctx.Value(scopeKey{}).(*scope)
+	if !ok {
+		panic("an operation of a tenant was routed around findTenant")
+	}
+	return sc
+}
+
+// headerTenant names the tenant; only trusted proxies may say it.
+const headerTenant = "X-Tenant"
+
+// findTenant finds the tenant of the request and refuses those that are not
+// served: 404 unknown, 403 suspended, 503 under maintenance. Requests of a
+// held tenant wait a bounded time.
+func (s *server) findTenant(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		found, err := s.lookup(r)
+		if err == nil {
+			httpserver.Annotate(ctx, "tenant", found.Slug)
+			httpserver.Annotate(ctx, "tenant_id", found.TenantID.String())
+			found, err = s.Routes.Admit(ctx, found)
+		}
+		if err != nil {
+			problem.Write(w, r, err)
+			return
+		}
+		sc := &scope{
+			tenant: identity.Tenant{Route: found},
+			client: identity.Client{IP: httpserver.ClientIP(ctx), UserAgent: r.UserAgent(), RequestID: telemetry.RequestID(ctx)},
+			host:   r.Host,
+		}
+		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
+		w.Header().Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, scopeKey{}, sc)))
+	})
+}
+
+func (s *server) lookup(r *http.Request) (*route.Route, error) {
+	byHost, hostErr := s.Routes.Lookup(r.Host)
+	named := r.Header.Values(headerTenant)
+	if len(named) == 0 || !httpserver.ViaTrustedProxy(r.Context()) {
+		return byHost, hostErr
+	}
+	if len(named) > 1 {
+		return nil, fault.Malformed("X-Tenant is there twice. Send it once.").Code("bad_tenant_header")
+	}
+	byName, ok := s.Routes.BySlug(strings.ToLower(strings.TrimSpace(named[0])))
+	switch {
+	case !ok:
+		return nil, fault.NotFound("X-Tenant names no workspace. Check the spelling.").Code("unknown_tenant")
+	case hostErr == nil && byHost.TenantID != byName.TenantID:
+		return nil, fault.Malformed("X-Tenant and Host name different workspaces. Send one, or both of the same.").Code("tenant_mismatch")
+	case hostErr != nil && !fault.Is(hostErr, fault.KindNotFound) && !fault.Is(hostErr, fault.KindUnavailable):
+		return nil, hostErr
+	}
+	return byName, nil
+}
+
+// do leases a connection to the tenant's database for the time of work.
+func (s *server) do(ctx context.Context, r *route.Route, work func(identity.Conn) error) error {
+	lease, err := s.Lease(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	return s.databaseFault(ctx, r, work(lease))
+}
+
+// checkToken verifies the bearer token of operations that want one, by the
+// route's public keys alone.
+func (s *server) checkToken(hctx huma.Context, next func(huma.Context)) {
+	if security := hctx.Operation().Security; security != nil && len(security) == 0 {
+		next(hctx)
+		return
+	}
+	sc := scopeOf(hctx.Context())
+	verified, err := s.Tokens.Verify(sc.tenant.Route, bearer(hctx.Header("Authorization")))
+	if err != nil {
+		s.refuse(hctx, err)
+		return
+	}
+	sc.verified = verified
+	next(hctx)
+}
+
+func bearer(header string) string {
+	const scheme = "bearer "
+	if len(header) < len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
+		return ""
+	}
+	return strings.TrimSpace(header[len(scheme):])
+}
+
+// refuse answers before huma has read the request.
+func (s *server) refuse(hctx huma.Context, err error) {
+	f := fault.From(err)
+	_ = huma.WriteErr(s.api, hctx, problem.Status(f), f.Message, f)
+}
+
+func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope) (identity.Actor, error) {
+	actor, err := s.Identity.Authenticate(ctx, db, sc.verified)
+	if err != nil {
+		return identity.Actor{}, err
+	}
+	httpserver.Annotate(ctx, "user_id", actor.ID)
+	return actor, nil
+}
