@@ -74,8 +74,8 @@ func (s *Service) Create(ctx context.Context, actor *audit.Actor, n New) (Tenant
 
 // Row is a tenant to be written.
 type Row struct {
-	Slug   string
-	Name   string
+	Slug string
+	Name string
 	Plan string // code; "" means DefaultPlan
 }
 

@@ -38,7 +38,7 @@ var reserved = func() map[string]struct{} {
 // fault names the field "slug".
 func CheckSlug(slug string) error {
 	refuse := func(code, message string) error {
-		return fault.Invalid(message).Code("slug_" + code).OnField("slug", code, message)
+		return fault.Invalid(message).Code("slug_"+code).OnField("slug", code, message)
 	}
 	switch {
 	case slug == "":

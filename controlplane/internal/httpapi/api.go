@@ -1,0 +1,170 @@
+// Package httpapi is the HTTP surface of the control plane: it translates
+// between requests and the rooms, and decides who may ask.
+//
+// It promises: every operation declares what it needs (nothing, a login, or a
+// permission), else the server does not start; the caller is known before a
+// body is read; a caller who is known by cookie proves for every unsafe method
+// that it comes from our own pages; an answer never repeats a refused value.
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/cors"
+
+	"github.com/ouvira/ouvira/controlplane/internal/domain"
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/operator"
+	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
+	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// Rooms are what the handlers talk to.
+type Rooms struct {
+	DB         pg.Querier // for lists that belong to no room
+	Operators  *operator.Service
+	Signups    *signup.Service
+	Tenants    *tenant.Service
+	Domains    *domain.Service
+	Servers    *server.Service
+	Operations *operation.Store
+	Reconcile  *reconcile.Service
+	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out
+}
+
+// Options of New.
+type Options struct {
+	Log            *slog.Logger
+	Metrics        *httpserver.Metrics // may be nil
+	TrustedProxies httpserver.Proxies
+	SignupOrigins  []string // whose pages may call the sign-up operations
+	SecureCookies  bool     // the control plane is reached by https
+	Version        string
+	// Draining ends streams when the process is to stop; nil never does.
+	Draining <-chan struct{}
+}
+
+// api holds what the handlers share. It is not changed after New.
+type api struct {
+	Rooms
+
+	options Options
+	huma    huma.API
+	origin  *http.CrossOriginProtection
+}
+
+// New is the handler of the public listener. It refuses an API that has an
+// operation without a declared access.
+func New(rooms Rooms, o Options) (http.Handler, error) {
+	a, router := build(rooms, o)
+	if err := a.checkAccess(); err != nil {
+		return nil, err
+	}
+	httpserver.MountDocs(router, a.huma)
+	if rooms.Jobs != nil {
+		guarded := a.guardJobs(rooms.Jobs)
+		router.Handle("/jobs", guarded)
+		router.Handle("/jobs/*", guarded)
+	}
+	return router, nil
+}
+
+// Document is the OpenAPI 3.1 document, as YAML. It needs no rooms.
+func Document(version string) ([]byte, error) {
+	a, _ := build(Rooms{}, Options{Version: version, Log: slog.New(slog.DiscardHandler)})
+	if err := a.checkAccess(); err != nil {
+		return nil, err
+	}
+	document, err := a.huma.OpenAPI().YAML()
+	if err != nil {
+		return nil, fmt.Errorf("write the OpenAPI document: %w", err)
+	}
+	return document, nil
+}
+
+func build(rooms Rooms, o Options) (*api, chi.Router) {
+	router := chi.NewRouter()
+	router.Use(
+		httpserver.RequestID,
+		httpserver.AccessLog(o.Log, o.Metrics),
+		httpserver.Recover,
+		httpserver.ClientAddr(o.TrustedProxies),
+		httpserver.SecurityHeaders,
+		httpserver.LimitBody,
+		below("/v1", httpserver.TidyPath("")),
+	)
+	if len(o.SignupOrigins) > 0 { // an empty list would mean everybody to the library
+		router.Use(below("/v1/signups", cors.Handler(cors.Options{
+			AllowedOrigins: o.SignupOrigins,
+			AllowedMethods: []string{http.MethodGet, http.MethodPost},
+			AllowedHeaders: []string{"Content-Type", "Accept"},
+			ExposedHeaders: []string{"Retry-After", httpserver.HeaderRequestID},
+			MaxAge:         600,
+		})))
+	}
+	router.NotFound(httpserver.NotFound)
+	router.MethodNotAllowed(httpserver.MethodNotAllowed)
+	a := &api{
+		Rooms: rooms, options: o, origin: http.NewCrossOriginProtection(),
+		huma: httpserver.NewAPI(router, "Ouvira control plane", o.Version),
+	}
+	a.huma.OpenAPI().Info.Description = "Tenants, domains, sign-ups and Postgres servers of an Ouvira installation."
+	a.huma.OpenAPI().Components.SecuritySchemes["cookie"] = &huma.SecurityScheme{
+		Type: "apiKey", In: "cookie", Name: a.cookieName(), Description: "POST /v1/auth/login with cookie: true.",
+	}
+	a.huma.UseMiddleware(a.authenticate)
+	a.routes()
+	return a, router
+}
+
+// below applies a middleware to the paths that begin with the prefix.
+func below(prefix string, middleware func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		wrapped := middleware(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == prefix || strings.HasPrefix(r.URL.Path, prefix+"/") {
+				wrapped.ServeHTTP(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// handler of an operation.
+type handler[I, O any] func(ctx context.Context, in *I) (*O, error)
+
+// op registers an operation: how it is reached, who may, what it answers.
+func op[I, O any](a *api, method, path string, who access, status int, id, summary string, h handler[I, O]) {
+	operation := huma.Operation{
+		Method: method, Path: path, OperationID: id, Summary: summary, DefaultStatus: status,
+		Tags: []string{tagOf(path)}, Metadata: map[string]any{accessKey: who},
+		Security: []map[string][]string{{"bearer": {}}, {"cookie": {}}},
+		Errors:   []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity},
+	}
+	if who.kind == accessOpen {
+		operation.Security = []map[string][]string{}
+	} else {
+		operation.Errors = append(operation.Errors, http.StatusUnauthorized, http.StatusForbidden)
+		if who.permission != "" {
+			operation.Description = "Needs the permission `" + string(who.permission) + "`."
+		}
+	}
+	huma.Register(a.huma, operation, h)
+}
+
+// tagOf groups operations by the first part of the path.
+func tagOf(path string) string {
+	tag, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
+	return tag
+}

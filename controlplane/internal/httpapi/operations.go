@@ -1,0 +1,133 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/page"
+)
+
+type listOperationsInput struct {
+	paging
+
+	Kind   string           `query:"kind" maxLength:"100"`
+	Status operation.Status `query:"status" enum:"queued,running,succeeded,failed,cancelled"`
+}
+
+func (a *api) listOperations(ctx context.Context, in *listOperationsInput) (*body[List[*operation.Operation]], error) {
+	return a.operationsPage(ctx, in.paging, operation.Filter{Kind: in.Kind, Status: in.Status})
+}
+
+func (a *api) operationsPage(ctx context.Context, p paging, f operation.Filter) (*body[List[*operation.Operation]], error) {
+	after, err := page.Parse(p.Cursor, newestFirst)
+	if err != nil {
+		return nil, err
+	}
+	if after != nil {
+		f.Before = uuid.MustParse(after.ID) // page.Parse has looked
+	}
+	f.Limit = p.Limit + 1
+	found, err := a.Operations.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	items, next := cut(found, p.Limit, func(o *operation.Operation) string { return o.ID.String() })
+	if items == nil {
+		items = []*operation.Operation{}
+	}
+	return listed(items, next), nil
+}
+
+type operationPath struct {
+	ID uuid.UUID `path:"id" format:"uuid"`
+}
+
+func (a *api) showOperation(ctx context.Context, in *operationPath) (*body[*operation.Operation], error) {
+	o, err := a.Operations.Get(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &body[*operation.Operation]{o}, nil
+}
+
+const (
+	// keepAlive is how often a silent stream says that it lives: proxies close
+	// what is silent for a minute.
+	keepAlive = 15 * time.Second
+	// streamWrite bounds one write to a reader who may have gone.
+	streamWrite = 10 * time.Second
+	// maxStream ends a stream that nobody ended; EventSource comes back.
+	maxStream = 30 * time.Minute
+)
+
+// watchOperation streams the operation as it is now, then each change, and
+// ends when it has finished. Each event's data is the operation's document.
+func (a *api) watchOperation(ctx context.Context, in *operationPath) (*huma.StreamResponse, error) {
+	if _, err := a.Operations.Get(ctx, in.ID); err != nil {
+		return nil, err // while it can still be a 404
+	}
+	return &huma.StreamResponse{Body: func(hctx huma.Context) {
+		r, w := humachi.Unwrap(hctx)
+		a.stream(r.Context(), w, in.ID)
+	}}, nil
+}
+
+func (a *api) stream(ctx context.Context, w http.ResponseWriter, id uuid.UUID) {
+	ctx, cancel := context.WithTimeout(ctx, maxStream)
+	defer cancel()
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{}) // nothing more is read; the deadline would end ctx
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no")
+
+	changes := make(chan *operation.Operation)
+	go func() {
+		defer close(changes)
+		// Its error is the end of the stream, which is all a reader can be told.
+		_ = a.Operations.Watch(ctx, id, func(o *operation.Operation) error {
+			select {
+			case changes <- o:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	silence := time.NewTicker(keepAlive)
+	defer silence.Stop()
+	for {
+		text := ": still here\n\n"
+		select {
+		case o, more := <-changes:
+			if !more {
+				return
+			}
+			document, err := json.Marshal(o)
+			if err != nil {
+				return
+			}
+			text = fmt.Sprintf("id: %d\ndata: %s\n\n", o.UpdatedAt.UnixMicro(), document)
+		case <-silence.C:
+		case <-a.options.Draining:
+			return
+		case <-ctx.Done():
+			return
+		}
+		_ = control.SetWriteDeadline(time.Now().Add(streamWrite))
+		if _, err := w.Write([]byte(text)); err != nil {
+			return
+		}
+		if err := control.Flush(); err != nil {
+			return
+		}
+	}
+}

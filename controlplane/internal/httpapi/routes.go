@@ -1,0 +1,61 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operator"
+)
+
+const (
+	get    = http.MethodGet
+	post   = http.MethodPost
+	patch  = http.MethodPatch
+	remove = http.MethodDelete
+
+	ok       = http.StatusOK
+	created  = http.StatusCreated
+	accepted = http.StatusAccepted
+	nothing  = http.StatusNoContent
+)
+
+// routes is the map of the whole surface: how, where, who may, what it answers.
+// Beside it there are /jobs (the jobs page), /swagger and /openapi.json.
+func (a *api) routes() {
+	op(a, post, "/v1/auth/login", open, ok, "login", "Sign in", a.login)
+	op(a, post, "/v1/auth/refresh", open, ok, "refresh", "Exchange a refresh token for new tokens", a.refresh)
+	op(a, post, "/v1/auth/logout", signedIn, nothing, "logout", "End this session", a.logout)
+	op(a, get, "/v1/auth/me", signedIn, ok, "me", "Who am I", a.me)
+	op(a, get, "/v1/operators", needs(operator.OperatorRead), ok, "list-operators", "List operators", a.listOperators)
+
+	op(a, post, "/v1/signups", open, created, "start-signup", "Sign up; a code comes by mail", a.startSignup)
+	op(a, get, "/v1/signups/availability", open, ok, "slug-availability", "Can this slug be had?", a.slugAvailability)
+	op(a, get, "/v1/signups/{id}", open, ok, "show-signup", "How far is my sign-up?", a.showSignup)
+	op(a, post, "/v1/signups/{id}/verify", open, accepted, "verify-signup", "Give the code; the tenant is made", a.verifySignup)
+	op(a, post, "/v1/signups/{id}/resend", open, ok, "resend-code", "Have another code mailed", a.resendCode)
+	op(a, get, "/v1/signups", needs(operator.SignupRead), ok, "list-signups", "List sign-ups", a.listSignups)
+
+	op(a, get, "/v1/tenants", needs(operator.TenantRead), ok, "list-tenants", "List tenants", a.listTenants)
+	op(a, post, "/v1/tenants", needs(operator.TenantCreate), accepted, "create-tenant", "Create a tenant; its owner gets a link by mail", a.createTenant)
+	op(a, get, "/v1/tenants/{tenant}", needs(operator.TenantRead), ok, "show-tenant", "Show a tenant, by id or slug", a.showTenant)
+	op(a, patch, "/v1/tenants/{tenant}", needs(operator.TenantEdit), ok, "update-tenant", "Change name, plan or settings", a.updateTenant)
+	op(a, post, "/v1/tenants/{tenant}/suspend", needs(operator.TenantSuspend), ok, "suspend-tenant", "Stop serving a tenant", a.suspendTenant)
+	op(a, post, "/v1/tenants/{tenant}/resume", needs(operator.TenantSuspend), ok, "resume-tenant", "Serve a suspended tenant again", a.resumeTenant)
+	op(a, get, "/v1/tenants/{tenant}/operations", needs(operator.OperationRead), ok, "list-tenant-operations", "List the operations of a tenant", a.listTenantOperations)
+	op(a, get, "/v1/tenants/{tenant}/audit", needs(operator.AuditRead), ok, "list-tenant-audit", "What was done to a tenant", a.listTenantAudit)
+
+	op(a, get, "/v1/tenants/{tenant}/domains", needs(operator.DomainRead), ok, "list-domains", "List the domains of a tenant", a.listDomains)
+	op(a, post, "/v1/tenants/{tenant}/domains", needs(operator.DomainEdit), created, "add-domain", "Claim a hostname for a tenant", a.addDomain)
+	op(a, post, "/v1/domains/{id}/verify", needs(operator.DomainEdit), ok, "verify-domain", "Look for the TXT record and route the hostname", a.verifyDomain)
+	op(a, remove, "/v1/domains/{id}", needs(operator.DomainEdit), nothing, "remove-domain", "Release a hostname", a.removeDomain)
+
+	op(a, get, "/v1/plans", needs(operator.PlanRead), ok, "list-plans", "List plans", a.listPlans)
+	op(a, get, "/v1/servers", needs(operator.ServerRead), ok, "list-servers", "List Postgres servers", a.listServers)
+	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
+
+	op(a, get, "/v1/operations", needs(operator.OperationRead), ok, "list-operations", "List operations", a.listOperations)
+	op(a, get, "/v1/operations/{id}", needs(operator.OperationRead), ok, "show-operation", "Show an operation and its steps", a.showOperation)
+	op(a, get, "/v1/operations/{id}/events", needs(operator.OperationRead), ok, "watch-operation", "Follow an operation (server-sent events)", a.watchOperation)
+
+	op(a, get, "/v1/audit", needs(operator.AuditRead), ok, "list-audit", "What operators and the system did", a.listAudit)
+	op(a, get, "/v1/reconcile", needs(operator.FleetInspect), ok, "reconcile", "Compare the control database with the servers", a.reconcile)
+}

@@ -1,0 +1,173 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+func callerOf(ctx context.Context) signup.Caller {
+	return signup.Caller{IP: httpserver.ClientIP(ctx), RequestID: telemetry.RequestID(ctx)}
+}
+
+// PendingSignup is a sign-up that waits for its code.
+type PendingSignup struct {
+	ID        uuid.UUID     `json:"id" format:"uuid"`
+	Status    signup.Status `json:"status" enum:"pending_verification"`
+	ExpiresAt time.Time     `json:"expires_at" doc:"Until then the code is good."`
+}
+
+type startSignupInput struct {
+	Body struct {
+		CompanyName    string `json:"company_name" example:"Initech" doc:"Name of the first company, at most 200 bytes."`
+		Slug           string `json:"slug" example:"initech" doc:"First part of the tenant's address: 3 to 63 lower-case letters, digits and hyphens, a letter first. It never changes."`
+		FullName       string `json:"full_name" example:"Bill Lumbergh"`
+		Email          string `json:"email" example:"bill@initech.example" doc:"The code is mailed there."`
+		Password       string `json:"password" doc:"At least 12 characters."` //nolint:gosec // a field of the request
+		TurnstileToken string `json:"turnstile_token,omitempty" maxLength:"2048" doc:"Cloudflare Turnstile, where it is configured."`
+	}
+}
+
+func (a *api) startSignup(ctx context.Context, in *startSignupInput) (*body[PendingSignup], error) {
+	p, err := a.Signups.Start(ctx, callerOf(ctx), signup.Form{
+		CompanyName: in.Body.CompanyName, Slug: in.Body.Slug, FullName: in.Body.FullName,
+		Email: in.Body.Email, Password: in.Body.Password,
+	})
+	if err != nil {
+		return nil, err
+	}
+	httpserver.Annotate(ctx, "signup", p.ID.String())
+	return &body[PendingSignup]{PendingSignup(p)}, nil
+}
+
+type signupInput struct {
+	ID uuid.UUID `path:"id" format:"uuid"`
+}
+
+// Signup is what anyone who knows its id may see of a sign-up.
+type Signup struct {
+	ID       uuid.UUID     `json:"id" format:"uuid"`
+	Status   signup.Status `json:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired"`
+	Slug     string        `json:"slug"`
+	LoginURL *string       `json:"login_url" doc:"Where to sign in, once the tenant is active."`
+	Reason   *string       `json:"reason" doc:"Why it waits or has failed."`
+}
+
+func (a *api) showSignup(ctx context.Context, in *signupInput) (*body[Signup], error) {
+	v, err := a.Signups.View(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &body[Signup]{Signup(v)}, nil
+}
+
+type verifyInput struct {
+	ID   uuid.UUID `path:"id" format:"uuid"`
+	Body struct {
+		Code string `json:"code" example:"123456" doc:"The six digits from the mail."`
+	}
+}
+
+// TenantAndOperation is a new tenant and the operation that makes it.
+type TenantAndOperation struct {
+	Tenant    Tenant               `json:"tenant"`
+	Operation *operation.Operation `json:"operation"`
+}
+
+func (a *api) verifySignup(ctx context.Context, in *verifyInput) (*body[TenantAndOperation], error) {
+	v, err := a.Signups.Verify(ctx, callerOf(ctx), in.ID, in.Body.Code)
+	if err != nil {
+		return nil, err
+	}
+	httpserver.Annotate(ctx, "tenant", v.Tenant.ID.String())
+	return &body[TenantAndOperation]{TenantAndOperation{Tenant: tenantOf(v.Tenant), Operation: v.Operation}}, nil
+}
+
+func (a *api) resendCode(ctx context.Context, in *signupInput) (*body[PendingSignup], error) {
+	p, err := a.Signups.Resend(ctx, callerOf(ctx), in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &body[PendingSignup]{PendingSignup(p)}, nil
+}
+
+type availabilityInput struct {
+	Slug string `query:"slug" required:"true"`
+}
+
+// Availability says whether a slug could be had now.
+type Availability struct {
+	Available bool    `json:"available"`
+	Reason    *string `json:"reason" doc:"Why not."`
+}
+
+func (a *api) slugAvailability(ctx context.Context, in *availabilityInput) (*body[Availability], error) {
+	answer := func(free bool, why string) (*body[Availability], error) {
+		v := Availability{Available: free}
+		if why != "" {
+			v.Reason = &why
+		}
+		return &body[Availability]{v}, nil
+	}
+	if err := tenant.CheckSlug(in.Slug); err != nil {
+		return answer(false, fault.From(err).Message)
+	}
+	free, err := a.Tenants.Available(ctx, in.Slug)
+	if err != nil {
+		return nil, err
+	}
+	if !free {
+		return answer(false, tenant.SlugTaken().Message)
+	}
+	return answer(true, "")
+}
+
+// SignupEntry is a sign-up as operators see it.
+type SignupEntry struct {
+	ID          uuid.UUID     `json:"id"`
+	CompanyName string        `json:"company_name"`
+	Slug        string        `json:"slug"`
+	FullName    string        `json:"full_name"`
+	Email       string        `json:"email"`
+	Status      signup.Status `json:"status"`
+	TenantID    *uuid.UUID    `json:"tenant_id"`
+	ExpiresAt   time.Time     `json:"expires_at"`
+	CreatedAt   time.Time     `json:"created_at"`
+	UpdatedAt   time.Time     `json:"updated_at"`
+}
+
+type listSignupsInput struct {
+	paging
+
+	Status signup.Status `query:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired"`
+}
+
+func (a *api) listSignups(ctx context.Context, in *listSignupsInput) (*body[List[SignupEntry]], error) {
+	found, next, err := a.Signups.List(ctx, signup.Query{Status: in.Status, Limit: in.Limit, Cursor: in.Cursor})
+	if err != nil {
+		return nil, err
+	}
+	items := make([]SignupEntry, 0, len(found))
+	for _, s := range found {
+		items = append(items, SignupEntry{
+			ID: s.ID, CompanyName: s.CompanyName, Slug: s.Slug, FullName: s.FullName, Email: s.Email, Status: s.Status,
+			TenantID: optionalID(s.TenantID), ExpiresAt: s.ExpiresAt, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
+		})
+	}
+	return listed(items, next), nil
+}
+
+func optionalID(id uuid.NullUUID) *uuid.UUID {
+	if !id.Valid {
+		return nil
+	}
+	return &id.UUID
+}
