@@ -133,6 +133,26 @@ func TestFetchedPostgres18Serves(t *testing.T) {
 	}
 }
 
+func TestAnotherServerOnThePortIsNotTakenForOurs(t *testing.T) {
+	t.Parallel()
+	theirs, err := Start(t.Context(), Test("", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = theirs.Close() })
+	// As if we had started on the same port, even with the same password.
+	ours := &Server{dir: open(t), password: theirs.password}
+	if err := os.Mkdir(ours.dataDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := ours.answers(t.Context(), theirs.Port()); ok || err == nil || !strings.Contains(err.Error(), theirs.dataDir()) {
+		t.Errorf("taken for ours: %v, %v", ok, err)
+	}
+	if ok, err := theirs.answers(t.Context(), theirs.Port()); !ok || err != nil {
+		t.Errorf("not taken for ours: %v, %v", ok, err)
+	}
+}
+
 func TestFetchKeepsOnlyWhatRuns(t *testing.T) {
 	t.Parallel()
 	cache := open(t)

@@ -3,17 +3,82 @@ package pgserver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
+
+// With this variable the test binary starts a server, tells of it and waits to
+// be killed.
+const actAsVictim = "PGSERVER_TEST_VICTIM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(actAsVictim) != "" {
+		server, err := pgserver.Start(context.Background(), pgserver.Test("", nil))
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(server.PID(), server.Dir())
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func TestAServerDoesNotOutliveAKilledProcess(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), actAsVictim+"=yes")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	var dir string
+	if _, err := fmt.Fscan(out, &pid, &dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for {
+		_, statErr := os.Stat(dir)
+		if errors.Is(statErr, os.ErrNotExist) && (errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || zombie(pid)) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("process %d or its folder %s outlived the process that started it", pid, dir)
+		}
+	}
+}
+
+// zombie is a process that is dead and that nobody waits for.
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.Contains(string(stat), ") Z ")
+}
 
 func start(t *testing.T, options pgserver.Options) *pgserver.Server {
 	t.Helper()
