@@ -30,16 +30,16 @@ type AuditEntry struct {
 }
 
 type listAuditInput struct {
-	paging
+	Paging
 
 	Action string `query:"action" maxLength:"100"`
 }
 
 func (a *api) listAudit(ctx context.Context, in *listAuditInput) (*body[List[AuditEntry]], error) {
-	return a.auditPage(ctx, in.paging, uuid.Nil, in.Action)
+	return a.auditPage(ctx, in.Paging, uuid.Nil, in.Action)
 }
 
-func (a *api) auditPage(ctx context.Context, p paging, tenantID uuid.UUID, action string) (*body[List[AuditEntry]], error) {
+func (a *api) auditPage(ctx context.Context, p Paging, tenantID uuid.UUID, action string) (*body[List[AuditEntry]], error) {
 	after, err := page.Parse(p.Cursor, newestFirst)
 	if err != nil {
 		return nil, err

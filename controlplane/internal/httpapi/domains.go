@@ -36,7 +36,7 @@ func domainOf(d domain.Domain) Domain {
 	}
 }
 
-func (a *api) listDomains(ctx context.Context, in *tenantPath) (*body[List[Domain]], error) {
+func (a *api) listDomains(ctx context.Context, in *TenantPath) (*body[List[Domain]], error) {
 	t, err := a.find(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func (a *api) listDomains(ctx context.Context, in *tenantPath) (*body[List[Domai
 }
 
 type addDomainInput struct {
-	tenantPath
+	TenantPath
 
 	Body struct {
 		Hostname string `json:"hostname" example:"shop.example.com"`
@@ -61,7 +61,7 @@ type addDomainInput struct {
 }
 
 func (a *api) addDomain(ctx context.Context, in *addDomainInput) (*body[Domain], error) {
-	t, err := a.find(ctx, in.tenantPath)
+	t, err := a.find(ctx, in.TenantPath)
 	if err != nil {
 		return nil, err
 	}

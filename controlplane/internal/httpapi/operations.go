@@ -15,18 +15,60 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/page"
 )
 
+// Operation is a piece of long-running work.
+type Operation struct {
+	ID         uuid.UUID        `json:"id" format:"uuid"`
+	Kind       string           `json:"kind" example:"tenant.provision"`
+	TenantID   *uuid.UUID       `json:"tenant_id"`
+	Status     operation.Status `json:"status" enum:"queued,running,succeeded,failed,cancelled"`
+	Steps      []Step           `json:"steps" nullable:"false"`
+	Progress   float64          `json:"progress" minimum:"0" maximum:"1"`
+	Error      *OperationError  `json:"error" doc:"Why it waits or has failed; null otherwise."`
+	CreatedBy  string           `json:"created_by" example:"operator:01900000-0000-7000-8000-000000000001"`
+	CreatedAt  time.Time        `json:"created_at"`
+	UpdatedAt  time.Time        `json:"updated_at"`
+	FinishedAt *time.Time       `json:"finished_at"`
+}
+
+// Step of an operation.
+type Step struct {
+	Name       string     `json:"name" example:"database"`
+	Status     string     `json:"status" enum:"pending,running,succeeded,failed"`
+	StartedAt  *time.Time `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+}
+
+// OperationError says why an operation waits or has failed.
+type OperationError struct {
+	Code       string `json:"code" example:"no_capacity"`
+	Message    string `json:"message"`
+	NextAction string `json:"next_action" doc:"What a person can do about it."`
+}
+
+func operationOf(o *operation.Operation) Operation {
+	out := Operation{
+		ID: o.ID, Kind: o.Kind, TenantID: o.TenantID, Status: o.Status, Progress: o.Progress, CreatedBy: o.CreatedBy,
+		CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt, FinishedAt: o.FinishedAt, Error: (*OperationError)(o.Error),
+		Steps: make([]Step, 0, len(o.Steps)),
+	}
+	for _, s := range o.Steps {
+		out.Steps = append(out.Steps, Step(s))
+	}
+	return out
+}
+
 type listOperationsInput struct {
-	paging
+	Paging
 
 	Kind   string           `query:"kind" maxLength:"100"`
 	Status operation.Status `query:"status" enum:"queued,running,succeeded,failed,cancelled"`
 }
 
-func (a *api) listOperations(ctx context.Context, in *listOperationsInput) (*body[List[*operation.Operation]], error) {
-	return a.operationsPage(ctx, in.paging, operation.Filter{Kind: in.Kind, Status: in.Status})
+func (a *api) listOperations(ctx context.Context, in *listOperationsInput) (*body[List[Operation]], error) {
+	return a.operationsPage(ctx, in.Paging, operation.Filter{Kind: in.Kind, Status: in.Status})
 }
 
-func (a *api) operationsPage(ctx context.Context, p paging, f operation.Filter) (*body[List[*operation.Operation]], error) {
+func (a *api) operationsPage(ctx context.Context, p Paging, f operation.Filter) (*body[List[Operation]], error) {
 	after, err := page.Parse(p.Cursor, newestFirst)
 	if err != nil {
 		return nil, err
@@ -39,9 +81,14 @@ func (a *api) operationsPage(ctx context.Context, p paging, f operation.Filter) 
 	if err != nil {
 		return nil, err
 	}
-	items, next := cut(found, p.Limit, func(o *operation.Operation) string { return o.ID.String() })
-	if items == nil {
-		items = []*operation.Operation{}
+	next := ""
+	if len(found) > p.Limit {
+		found = found[:p.Limit]
+		next = page.Cursor{Sort: newestFirst, ID: found[p.Limit-1].ID.String()}.String()
+	}
+	items := make([]Operation, 0, len(found))
+	for _, o := range found {
+		items = append(items, operationOf(o))
 	}
 	return listed(items, next), nil
 }
@@ -50,12 +97,12 @@ type operationPath struct {
 	ID uuid.UUID `path:"id" format:"uuid"`
 }
 
-func (a *api) showOperation(ctx context.Context, in *operationPath) (*body[*operation.Operation], error) {
+func (a *api) showOperation(ctx context.Context, in *operationPath) (*body[Operation], error) {
 	o, err := a.Operations.Get(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &body[*operation.Operation]{o}, nil
+	return &body[Operation]{operationOf(o)}, nil
 }
 
 const (
@@ -111,7 +158,7 @@ func (a *api) stream(ctx context.Context, w http.ResponseWriter, id uuid.UUID) {
 			if !more {
 				return
 			}
-			document, err := json.Marshal(o)
+			document, err := json.Marshal(operationOf(o))
 			if err != nil {
 				return
 			}

@@ -40,6 +40,7 @@ func (a *api) routes() {
 	op(a, patch, "/v1/tenants/{tenant}", needs(operator.TenantEdit), ok, "update-tenant", "Change name, plan or settings", a.updateTenant)
 	op(a, post, "/v1/tenants/{tenant}/suspend", needs(operator.TenantSuspend), ok, "suspend-tenant", "Stop serving a tenant", a.suspendTenant)
 	op(a, post, "/v1/tenants/{tenant}/resume", needs(operator.TenantSuspend), ok, "resume-tenant", "Serve a suspended tenant again", a.resumeTenant)
+	op(a, post, "/v1/tenants/{tenant}/retry", needs(operator.TenantCreate), accepted, "retry-tenant", "Provision a tenant again that has failed", a.retryTenant)
 	op(a, get, "/v1/tenants/{tenant}/operations", needs(operator.OperationRead), ok, "list-tenant-operations", "List the operations of a tenant", a.listTenantOperations)
 	op(a, get, "/v1/tenants/{tenant}/audit", needs(operator.AuditRead), ok, "list-tenant-audit", "What was done to a tenant", a.listTenantAudit)
 

@@ -1,7 +1,5 @@
 package httpapi
 
-import "github.com/ouvira/ouvira/controlplane/internal/page"
-
 // body is an answer that is nothing but its document.
 type body[T any] struct {
 	Body T
@@ -21,20 +19,10 @@ func listed[T any](items []T, next string) *body[List[T]] {
 	return &body[List[T]]{l}
 }
 
-// paging is how every list is asked for.
-type paging struct {
+// Paging is how every list is asked for.
+type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20" doc:"How many items a page has."`
 	Cursor string `query:"cursor" maxLength:"1024" doc:"next_cursor of the page before."`
-}
-
-// cut ends a list that was asked for one row too many, and says where the next
-// page begins.
-func cut[T any](items []T, limit int, id func(T) string) ([]T, string) {
-	if len(items) <= limit {
-		return items, ""
-	}
-	items = items[:limit]
-	return items, page.Cursor{Sort: newestFirst, ID: id(items[limit-1])}.String()
 }
 
 // newestFirst names the order of the lists that have only one.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -78,8 +77,8 @@ type verifyInput struct {
 
 // TenantAndOperation is a new tenant and the operation that makes it.
 type TenantAndOperation struct {
-	Tenant    Tenant               `json:"tenant"`
-	Operation *operation.Operation `json:"operation"`
+	Tenant    Tenant    `json:"tenant"`
+	Operation Operation `json:"operation"`
 }
 
 func (a *api) verifySignup(ctx context.Context, in *verifyInput) (*body[TenantAndOperation], error) {
@@ -88,7 +87,7 @@ func (a *api) verifySignup(ctx context.Context, in *verifyInput) (*body[TenantAn
 		return nil, err
 	}
 	httpserver.Annotate(ctx, "tenant", v.Tenant.ID.String())
-	return &body[TenantAndOperation]{TenantAndOperation{Tenant: tenantOf(v.Tenant), Operation: v.Operation}}, nil
+	return &body[TenantAndOperation]{TenantAndOperation{Tenant: tenantOf(v.Tenant), Operation: operationOf(v.Operation)}}, nil
 }
 
 func (a *api) resendCode(ctx context.Context, in *signupInput) (*body[PendingSignup], error) {
@@ -145,7 +144,7 @@ type SignupEntry struct {
 }
 
 type listSignupsInput struct {
-	paging
+	Paging
 
 	Status signup.Status `query:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired"`
 }

@@ -64,7 +64,7 @@ func tenantOf(t tenant.Tenant) Tenant {
 }
 
 type listTenantsInput struct {
-	paging
+	Paging
 
 	Q      string        `query:"q" maxLength:"200" doc:"Part of the slug or the name."`
 	Status tenant.Status `query:"status" enum:"provisioning,active,suspended,deleted,purged,failed"`
@@ -109,15 +109,15 @@ func (a *api) createTenant(ctx context.Context, in *createTenantInput) (*body[Te
 	if err != nil {
 		return nil, err
 	}
-	return &body[TenantAndOperation]{TenantAndOperation{Tenant: tenantOf(t), Operation: o}}, nil
+	return &body[TenantAndOperation]{TenantAndOperation{Tenant: tenantOf(t), Operation: operationOf(o)}}, nil
 }
 
-// tenantPath is a tenant in a path, by id or slug.
-type tenantPath struct {
+// TenantPath is a tenant in a path, by id or slug.
+type TenantPath struct {
 	Tenant string `path:"tenant" maxLength:"63" doc:"Id or slug."`
 }
 
-func (a *api) find(ctx context.Context, in tenantPath) (tenant.Tenant, error) {
+func (a *api) find(ctx context.Context, in TenantPath) (tenant.Tenant, error) {
 	t, err := a.Tenants.Get(ctx, in.Tenant)
 	if err == nil {
 		httpserver.Annotate(ctx, "tenant", t.ID.String())
@@ -125,7 +125,7 @@ func (a *api) find(ctx context.Context, in tenantPath) (tenant.Tenant, error) {
 	return t, err
 }
 
-func (a *api) showTenant(ctx context.Context, in *tenantPath) (*body[Tenant], error) {
+func (a *api) showTenant(ctx context.Context, in *TenantPath) (*body[Tenant], error) {
 	t, err := a.find(ctx, *in)
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (a *api) showTenant(ctx context.Context, in *tenantPath) (*body[Tenant], er
 }
 
 type updateTenantInput struct {
-	tenantPath
+	TenantPath
 
 	Body struct {
 		Name     *string `json:"name,omitempty"`
@@ -151,7 +151,7 @@ type updateTenantInput struct {
 }
 
 func (a *api) updateTenant(ctx context.Context, in *updateTenantInput) (*body[Tenant], error) {
-	t, err := a.find(ctx, in.tenantPath)
+	t, err := a.find(ctx, in.TenantPath)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func answerTenant(t tenant.Tenant, err error) (*body[Tenant], error) {
 }
 
 type suspendInput struct {
-	tenantPath
+	TenantPath
 
 	Body struct {
 		Reason string `json:"reason" doc:"For the audit log and the tenant's people: 1 to 500 characters."`
@@ -181,7 +181,7 @@ type suspendInput struct {
 }
 
 func (a *api) suspendTenant(ctx context.Context, in *suspendInput) (*body[Tenant], error) {
-	t, err := a.find(ctx, in.tenantPath)
+	t, err := a.find(ctx, in.TenantPath)
 	if err != nil {
 		return nil, err
 	}
@@ -189,41 +189,62 @@ func (a *api) suspendTenant(ctx context.Context, in *suspendInput) (*body[Tenant
 }
 
 type resumeInput struct {
-	tenantPath
+	TenantPath
 
 	Body struct{} `required:"false"`
 }
 
 func (a *api) resumeTenant(ctx context.Context, in *resumeInput) (*body[Tenant], error) {
-	t, err := a.find(ctx, in.tenantPath)
+	t, err := a.find(ctx, in.TenantPath)
 	if err != nil {
 		return nil, err
 	}
 	return answerTenant(a.Tenants.Resume(ctx, actorOf(ctx), t.ID))
 }
 
-type listTenantOperationsInput struct {
-	tenantPath
-	paging
+// OperationOnly is the answer of what takes long and makes nothing new.
+type OperationOnly struct {
+	Operation Operation `json:"operation"`
 }
 
-func (a *api) listTenantOperations(ctx context.Context, in *listTenantOperationsInput) (*body[List[*operation.Operation]], error) {
-	t, err := a.find(ctx, in.tenantPath)
+func (a *api) retryTenant(ctx context.Context, in *TenantPath) (*body[OperationOnly], error) {
+	t, err := a.find(ctx, *in)
 	if err != nil {
 		return nil, err
 	}
-	return a.operationsPage(ctx, in.paging, operation.Filter{TenantID: t.ID})
+	id, err := a.Tenants.Retry(ctx, actorOf(ctx), t.ID)
+	if err != nil {
+		return nil, err
+	}
+	o, err := a.Operations.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &body[OperationOnly]{OperationOnly{operationOf(o)}}, nil
+}
+
+type listTenantOperationsInput struct {
+	TenantPath
+	Paging
+}
+
+func (a *api) listTenantOperations(ctx context.Context, in *listTenantOperationsInput) (*body[List[Operation]], error) {
+	t, err := a.find(ctx, in.TenantPath)
+	if err != nil {
+		return nil, err
+	}
+	return a.operationsPage(ctx, in.Paging, operation.Filter{TenantID: t.ID})
 }
 
 type listTenantAuditInput struct {
-	tenantPath
-	paging
+	TenantPath
+	Paging
 }
 
 func (a *api) listTenantAudit(ctx context.Context, in *listTenantAuditInput) (*body[List[AuditEntry]], error) {
-	t, err := a.find(ctx, in.tenantPath)
+	t, err := a.find(ctx, in.TenantPath)
 	if err != nil {
 		return nil, err
 	}
-	return a.auditPage(ctx, in.paging, t.ID, "")
+	return a.auditPage(ctx, in.Paging, t.ID, "")
 }

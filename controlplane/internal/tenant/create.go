@@ -137,3 +137,17 @@ func (s *Service) Announce(ctx context.Context, tx pgx.Tx, actor *audit.Actor, i
 		TenantID: id, Detail: map[string]any{"slug": slug},
 	})
 }
+
+// Retry provisions a tenant again whose provisioning has failed.
+func (s *Service) Retry(ctx context.Context, actor *audit.Actor, id uuid.UUID) (uuid.UUID, error) {
+	return pg.InTxValue(ctx, s.DB, func(tx pgx.Tx) (uuid.UUID, error) {
+		operation, err := s.Provision.Retry(ctx, tx, id, actor.String())
+		if err != nil {
+			return uuid.Nil, err
+		}
+		return operation, audit.Record(ctx, tx, audit.Entry{
+			Actor: actor, Action: "tenant.retry", EntityType: "tenant", EntityID: id.String(),
+			TenantID: id, Detail: map[string]any{"operation_id": operation},
+		})
+	})
+}
