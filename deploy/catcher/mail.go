@@ -185,7 +185,7 @@ func (m *Mail) list(w http.ResponseWriter, r *http.Request, found []*Message) {
 
 func (m *Mail) delete(w http.ResponseWriter, r *http.Request) {
 	var body struct {
-		IDs []string `json:"IDs"`
+		IDs []string `json:"IDs"` //nolint:tagliatelle // Mailpit's name
 	}
 	if err := decode(r, &body); err != nil {
 		http.Error(w, "The body has to be empty or {\"IDs\": [\"…\"]}.", http.StatusBadRequest)

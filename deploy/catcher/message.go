@@ -20,12 +20,16 @@ import (
 const snippetRunes = 250
 
 // Address as Mailpit writes one.
+//
+//nolint:tagliatelle // Mailpit writes these names
 type Address struct {
 	Name    string `json:"Name"`
 	Address string `json:"Address"`
 }
 
 // overview is what a list shows of a message.
+//
+//nolint:tagliatelle // Mailpit writes these names
 type overview struct {
 	ID          string    `json:"ID"`
 	MessageID   string    `json:"MessageID"`
@@ -44,6 +48,8 @@ type overview struct {
 }
 
 // Attachment of a message, without its content.
+//
+//nolint:tagliatelle // Mailpit writes these names
 type Attachment struct {
 	FileName    string `json:"FileName"`
 	ContentType string `json:"ContentType"`
@@ -51,6 +57,8 @@ type Attachment struct {
 }
 
 // Message is one mail with its text decoded.
+//
+//nolint:tagliatelle // Mailpit writes these names
 type Message struct {
 	overview
 

@@ -311,6 +311,13 @@ func TestAKilledSupervisorLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
+	t.Cleanup(func() {
+		for _, pid := range allPIDs(demo) {
+			if t.Failed() {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
 	for _, pid := range allPIDs(demo) {
 		await(t, fmt.Sprintf("process %d to end", pid), func() bool { return gone(pid) })
 	}

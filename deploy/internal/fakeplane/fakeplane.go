@@ -29,19 +29,15 @@ var Programs = []string{"controlplane", "dataplane", "ouvira"}
 
 // Main plays the program whose name the process has, or returns false.
 func Main() bool {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	var err error
-	switch filepath.Base(os.Args[0]) {
-	case "controlplane":
-		err = controlplane(ctx, os.Args[1:])
-	case "dataplane":
-		err = dataplane(ctx, os.Args[1:])
-	case "ouvira":
-		err = cli(ctx, os.Args[1:])
-	default:
+	play, ok := map[string]func(context.Context, []string) error{
+		"controlplane": controlplane, "dataplane": dataplane, "ouvira": cli,
+	}[filepath.Base(os.Args[0])]
+	if !ok {
 		return false
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	err := play(ctx, os.Args[1:])
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

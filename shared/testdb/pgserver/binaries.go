@@ -126,8 +126,8 @@ func (m machine) candidates(ctx context.Context) []string {
 	// A link in PATH (as Debian's and Homebrew's) leads to the folder where
 	// initdb lies too.
 	if tool := lookIn(path, "postgres"); tool != "" {
-		if real, err := filepath.EvalSymlinks(tool); err == nil {
-			dirs = append(dirs, filepath.Dir(real))
+		if target, err := filepath.EvalSymlinks(tool); err == nil {
+			dirs = append(dirs, filepath.Dir(target))
 		}
 		dirs = append(dirs, filepath.Dir(tool))
 	}
