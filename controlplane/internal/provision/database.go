@@ -342,7 +342,7 @@ func (s *session) empty(ctx context.Context, database string) error {
 	for {
 		var left int
 		err := s.scan(ctx, []any{&left}, `
-			SELECT count(*) FILTER (WHERE pg_terminate_backend(pid) OR true) FROM pg_stat_activity WHERE datname = $1`, database)
+			SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1`, database)
 		if err != nil || left == 0 {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -30,22 +31,52 @@ func TestMain(m *testing.M) { testdb.Main(m, stopServers) }
 var tenantServers struct {
 	sync.Mutex
 
-	running map[string]*pgserver.Server
+	running map[string]*prepared
 }
 
-func tenantServer(t *testing.T, version string) *pgserver.Server {
+// prepared is a server that each test adds with the provisioner's URL: adding
+// it with the superuser's would give the provisioner a new password.
+type prepared struct {
+	*pgserver.Server
+
+	provisionerURL string
+}
+
+func prepare(server *pgserver.Server) (*prepared, error) {
+	password := pg.NewPassword()
+	verifier, err := pg.SCRAMVerifier(password)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrations.PrepareServer(context.Background(), server.URL(), verifier); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(server.URL())
+	if err != nil {
+		return nil, err
+	}
+	u.User = url.UserPassword(migrations.ProvisionerRole, password)
+	return &prepared{Server: server, provisionerURL: u.String()}, nil
+}
+
+func tenantServer(t *testing.T, version string) *prepared {
 	t.Helper()
 	tenantServers.Lock()
 	defer tenantServers.Unlock()
 	if s := tenantServers.running[version]; s != nil {
 		return s
 	}
-	s, err := pgserver.Start(context.Background(), pgserver.Test(testdb.Bin(t, version), nil))
+	started, err := pgserver.Start(context.Background(), pgserver.Test(testdb.Bin(t, version), nil))
 	if err != nil {
 		t.Fatalf("start a tenant server: %v", err)
 	}
+	s, err := prepare(started)
+	if err != nil {
+		_ = started.Close()
+		t.Fatalf("prepare a tenant server: %v", err)
+	}
 	if tenantServers.running == nil {
-		tenantServers.running = map[string]*pgserver.Server{}
+		tenantServers.running = map[string]*prepared{}
 	}
 	tenantServers.running[version] = s
 	return s
@@ -72,6 +103,7 @@ type world struct {
 	runner    *operation.Runner
 	activated []provision.Activated
 	waker     *waker
+	log       *slog.Logger
 }
 
 // waker counts instead of inserting jobs: tests say themselves who runs.
@@ -97,6 +129,7 @@ func newWorld(t *testing.T) *world {
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
+	w.log = log
 	w.servers = server.NewService(w.Pool, w.Keys.Control, log, server.Options{Share: 0.2})
 	w.store = operation.NewStore(w.Pool, w.waker)
 	w.provision = provision.NewService(w.Pool, w.store, w.servers, w.Public, w.Keys.Control, log, provision.Options{

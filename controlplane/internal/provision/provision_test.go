@@ -18,7 +18,7 @@ func TestSignupBecomesATenant(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		w.addServer(t, "a", tenantServer(t, version).URL()+"", 100)
+		w.addServer(t, "a", tenantServer(t, version).provisionerURL, 100)
 		signup := w.signup(t, "initech")
 		tenant, op := w.tenant(t, "initech", provision.Params{SignupID: signup})
 		if w.waker.woken[op] != 1 {

@@ -107,7 +107,7 @@ func (s *session) evict(ctx context.Context, run *operation.Run) error {
 	for {
 		var left int
 		err := s.scan(ctx, []any{&left}, `
-			SELECT count(*) FILTER (WHERE pg_terminate_backend(pid) OR true)
+			SELECT count(pg_terminate_backend(pid))
 			FROM pg_stat_activity
 			WHERE starts_with(application_name, $1) AND split_part(application_name, '/', 4)::bigint < $2
 			  AND pid <> pg_backend_pid()`,

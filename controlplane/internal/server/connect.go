@@ -140,6 +140,9 @@ func (a address) with(t Target, fn func(string) error) error {
 	// A killed client leaves nothing half-made: its backend notices and rolls
 	// back instead of finishing a CREATE DATABASE for nobody.
 	q.Set("client_connection_check_interval", "500ms")
+	// A step that is recorded as done must survive a crash of the server, also
+	// where its owner has relaxed this.
+	q.Set("synchronous_commit", "on")
 	if t.ApplicationName != "" {
 		q.Set("application_name", t.ApplicationName)
 	}

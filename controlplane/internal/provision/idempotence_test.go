@@ -1,0 +1,313 @@
+package provision_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/testdb"
+)
+
+// spy runs the real steps and lets a test stand between them.
+type spy struct {
+	operation.Handler
+
+	before func(ctx context.Context, step string) error
+	after  func(ctx context.Context, step string) error
+	twice  bool
+}
+
+func (s *spy) Begin(run *operation.Run) operation.Attempt {
+	return &spyAttempt{Attempt: s.Handler.Begin(run), spy: s}
+}
+
+type spyAttempt struct {
+	operation.Attempt
+
+	spy *spy
+}
+
+func (a *spyAttempt) Step(ctx context.Context, name string) error {
+	if a.spy.before != nil {
+		if err := a.spy.before(ctx, name); err != nil {
+			return err
+		}
+	}
+	if a.spy.twice {
+		if err := a.Attempt.Step(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := a.Attempt.Step(ctx, name); err != nil {
+		return err
+	}
+	if a.spy.after != nil {
+		return a.spy.after(ctx, name)
+	}
+	return nil
+}
+
+func (w *world) spied(s *spy) *operation.Runner {
+	s.Handler = w.provision
+	return operation.NewRunner(w.store, "spied", w.log, map[string]operation.Handler{provision.Kind: s})
+}
+
+// bury lets the lease of a run that "died" be dead at once.
+func (w *world) bury(t *testing.T, op uuid.UUID) {
+	t.Helper()
+	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// die leaves a run as kill -9 would: nothing recorded, nothing given back.
+func die(context.Context, string) error { return operation.ErrFenced }
+
+// checkTenant expects one complete tenant and nothing else of it.
+func (w *world) checkTenant(t *testing.T, server pg.Querier, tenant uuid.UUID) {
+	t.Helper()
+	m := w.made(t, tenant)
+	if m.Status != "active" {
+		t.Fatalf("the tenant is %s: %s", m.Status, m.Reason)
+	}
+	for _, incarnation := range []int{1, 2, 3} {
+		name, want := provision.DatabaseName(tenant, incarnation), 0
+		if incarnation == m.Incarnation {
+			want = 1
+		}
+		if n := one[int](t, server, "SELECT count(*) FROM pg_database WHERE datname = $1", name); n != want {
+			t.Errorf("%d databases of incarnation %d", n, incarnation)
+		}
+		if n := one[int](t, server, "SELECT count(*) FROM pg_roles WHERE rolname = $1", name); n != want {
+			t.Errorf("%d roles of incarnation %d", n, incarnation)
+		}
+	}
+	conn := testdb.Connect(t, w.login(t, tenant, ""))
+	for _, count := range []string{"ouvira.marker", "ouvira.signing_keys", "ouvira.seeds", "public.users", "public.companies", "public.user_companies"} {
+		if n := one[int](t, conn, "SELECT count(*) FROM "+count); n != 1 {
+			t.Errorf("%d rows in %s", n, count)
+		}
+	}
+	for _, event := range []string{"tenant.activated"} {
+		if n := one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE tenant_id = $1 AND type = $2", tenant, event); n != 1 {
+			t.Errorf("%d events %s", n, event)
+		}
+	}
+}
+
+func TestEachStepTwice(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, version string) {
+		w := newWorld(t)
+		pgServer := tenantServer(t, version)
+		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		tenant, op := w.tenant(t, "acme", provision.Params{})
+		if err := w.spied(&spy{twice: true}).Run(t.Context(), op); err != nil {
+			t.Fatal(err)
+		}
+		w.checkTenant(t, testdb.Connect(t, pgServer.URL()), tenant)
+	})
+}
+
+// TestDiesAfterEachStep kills a run after the work of each step and before it
+// is recorded; the next one goes on from there.
+func TestDiesAfterEachStep(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, version string) {
+		w := newWorld(t)
+		pgServer := tenantServer(t, version)
+		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		admin := testdb.Connect(t, pgServer.URL())
+		for i, step := range provision.Steps() {
+			tenant, op := w.tenant(t, fmt.Sprintf("acme-%d", i), provision.Params{})
+			dying := &spy{after: func(ctx context.Context, name string) error {
+				if name == step {
+					return die(ctx, name)
+				}
+				return nil
+			}}
+			if err := w.spied(dying).Run(t.Context(), op); err != nil {
+				t.Fatal(err)
+			}
+			if o := w.get(t, op); o.Status != operation.Running {
+				t.Fatalf("%s: the dead run left the operation %s", step, o.Status)
+			}
+			// Nobody else may have it while the lease lives.
+			if o := w.run(t, op); o.Status != operation.Running {
+				t.Fatalf("%s: a living lease was ignored", step)
+			}
+			w.bury(t, op)
+			w.mustRun(t, op)
+			w.checkTenant(t, admin, tenant)
+		}
+	})
+}
+
+// TestDiesInEveryRun dies after every step in turn, each time in a new run.
+func TestDiesInEveryRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pgServer := tenantServer(t, testdb.System)
+	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	tenant, op := w.tenant(t, "acme", provision.Params{SignupID: w.signup(t, "acme")})
+	seen := map[string]bool{}
+	dying := w.spied(&spy{after: func(ctx context.Context, name string) error {
+		if seen[name] {
+			return nil
+		}
+		seen[name] = true
+		return die(ctx, name)
+	}})
+	for range provision.Steps() {
+		if err := dying.Run(t.Context(), op); err != nil {
+			t.Fatal(err)
+		}
+		w.bury(t, op)
+	}
+	w.mustRun(t, op)
+	w.checkTenant(t, testdb.Connect(t, pgServer.URL()), tenant)
+}
+
+// TestStalledRunChangesNothing lets a run sleep before a step until another has
+// taken over and finished; what it does then must have no effect.
+func TestStalledRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, version string) {
+		w := newWorld(t)
+		pgServer := tenantServer(t, version)
+		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		admin := testdb.Connect(t, pgServer.URL())
+		for i, step := range provision.Steps() {
+			tenant, op := w.tenant(t, fmt.Sprintf("globex-%d", i), provision.Params{})
+			asleep, wake := make(chan struct{}), make(chan struct{})
+			stalled := w.spied(&spy{before: func(_ context.Context, name string) error {
+				if name == step {
+					close(asleep)
+					<-wake
+				}
+				return nil
+			}})
+			ended := make(chan error, 1)
+			go func() { ended <- stalled.Run(context.Background(), op) }()
+			<-asleep
+			w.bury(t, op)
+			w.mustRun(t, op)
+			before := w.made(t, tenant)
+			close(wake)
+			if err := <-ended; err != nil {
+				t.Fatalf("%s: the stalled run: %v", step, err)
+			}
+			after := w.made(t, tenant)
+			if string(before.Credential) != string(after.Credential) || string(before.Keys) != string(after.Keys) {
+				t.Errorf("%s: the stalled run wrote to the control database", step)
+			}
+			if o := w.get(t, op); o.Status != operation.Succeeded {
+				t.Errorf("%s: the operation is %s", step, o.Status)
+			}
+			w.checkTenant(t, admin, tenant)
+		}
+	})
+}
+
+// TestWhatACrashInsideTheDatabaseStepLeaves makes by hand what a killed run or
+// server can leave under the tenant's name.
+func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, version string) {
+		w := newWorld(t)
+		pgServer := tenantServer(t, version)
+		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		admin := testdb.Connect(t, pgServer.URL())
+		exec := func(sql string) {
+			t.Helper()
+			if _, err := admin.Exec(t.Context(), sql); err != nil {
+				t.Fatalf("%s: %v", sql, err)
+			}
+		}
+		// One run first: the template is there for the others.
+		_, warm := w.tenant(t, "warm", provision.Params{})
+		w.mustRun(t, warm)
+		template := one[string](t, admin, "SELECT datname FROM pg_database WHERE datname LIKE 'ouvira\\_template\\_%' AND datistemplate")
+
+		cases := map[string]struct {
+			leave func(database string)
+			fails string
+		}{
+			"made, not marked": {leave: func(d string) {
+				exec("CREATE DATABASE " + d + " OWNER ouvira_owner TEMPLATE " + template + " ALLOW_CONNECTIONS false")
+			}},
+			"half dropped": {leave: func(d string) {
+				exec("CREATE DATABASE " + d + " OWNER ouvira_owner TEMPLATE " + template + " ALLOW_CONNECTIONS false")
+				exec("UPDATE pg_database SET datconnlimit = -2 WHERE datname = '" + d + "'")
+			}},
+			"role only": {leave: func(d string) { exec("SET ROLE ouvira_provisioner"); exec("CREATE ROLE " + d); exec("RESET ROLE") }},
+			"somebody else's": {fails: "database_foreign", leave: func(d string) {
+				exec("CREATE DATABASE " + d + " TEMPLATE template0")
+				exec("COMMENT ON DATABASE " + d + " IS 'precious'")
+			}},
+			"open and unmarked": {fails: "database_foreign", leave: func(d string) {
+				exec("CREATE DATABASE " + d + " OWNER ouvira_owner TEMPLATE template0")
+			}},
+		}
+		i := 0
+		for name, c := range cases {
+			i++
+			tenant, op := w.tenant(t, fmt.Sprintf("left-%d", i), provision.Params{})
+			database := provision.DatabaseName(tenant, 1)
+			c.leave(database)
+			o := w.run(t, op)
+			if c.fails == "" {
+				if o.Status != operation.Succeeded {
+					t.Fatalf("%s: %s %+v", name, o.Status, o.Error)
+				}
+				w.checkTenant(t, admin, tenant)
+				continue
+			}
+			if o.Status != operation.Failed || o.Error == nil || o.Error.Code != c.fails || o.Error.NextAction == "" {
+				t.Errorf("%s: %s %+v", name, o.Status, o.Error)
+			}
+			if n := one[int](t, admin, "SELECT count(*) FROM pg_database WHERE datname = $1", database); n != 1 {
+				t.Errorf("%s: the foreign database is gone", name)
+			}
+			if m := w.made(t, tenant); m.Status != "failed" || !strings.Contains(m.Reason, "not the tenant's") || m.Server != nil {
+				t.Errorf("%s: %+v", name, m)
+			}
+		}
+	})
+}
+
+// TestTwoRunsAtOnce lets ten workers loose on three operations.
+func TestTwoRunsAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pgServer := tenantServer(t, testdb.System)
+	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	var tenants, ops []uuid.UUID
+	for i := range 3 {
+		tenant, op := w.tenant(t, fmt.Sprintf("many-%d", i), provision.Params{})
+		tenants, ops = append(tenants, tenant), append(ops, op)
+	}
+	ended := make(chan error)
+	for i := range 10 {
+		go func() { ended <- w.runner.Run(context.Background(), ops[i%len(ops)]) }()
+	}
+	for range 10 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	admin := testdb.Connect(t, pgServer.URL())
+	for i, tenant := range tenants {
+		if o := w.get(t, ops[i]); o.Status != operation.Succeeded {
+			t.Errorf("operation %d is %s: %+v", i, o.Status, o.Error)
+		}
+		w.checkTenant(t, admin, tenant)
+	}
+}
+
