@@ -202,12 +202,12 @@ func (s *Store) List(ctx context.Context, f Filter) ([]*Operation, error) {
 		limit = 50
 	}
 	rows, err := s.db.Query(ctx, selectOperations+`
-		WHERE ($1 = '00000000-0000-0000-0000-000000000000' OR o.tenant_id = $1)
-		  AND ($2 = '' OR o.kind = $2)
-		  AND ($3 = '' OR o.status = $3)
-		  AND ($4 = '00000000-0000-0000-0000-000000000000' OR o.id < $4)
+		WHERE ($1::uuid = $6 OR o.tenant_id = $1)
+		  AND ($2::text = '' OR o.kind = $2)
+		  AND ($3::text = '' OR o.status = $3)
+		  AND ($4::uuid = $6 OR o.id < $4)
 		ORDER BY o.id DESC LIMIT $5`,
-		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 200))
+		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 200), uuid.Nil)
 	if err != nil {
 		return nil, fmt.Errorf("list operations: %w", err)
 	}
