@@ -1,0 +1,89 @@
+package main
+
+import "fmt"
+
+// measurement is one line of the report. Names are stable: others read them.
+type measurement struct {
+	name      string
+	what      string // ours
+	reference string // beside what
+	pkg       string
+	benchmark string
+	unit      unit
+	target    float64
+	atMost    bool // the ratio has to stay below the target, not above
+}
+
+type unit string
+
+const (
+	perSecond unit = "/s"
+	seconds   unit = "s"
+	bytesEach unit = "B"
+)
+
+const (
+	dataplane    = "github.com/ouvira/ouvira/dataplane/"
+	controlplane = "github.com/ouvira/ouvira/controlplane/"
+)
+
+// table lists what is measured and what is asked of it.
+var table = []measurement{
+	{
+		name: "routed-50-tenants",
+		what: "a handler with one indexed SELECT, routed over 50 warm tenants", reference: "the same handler on one fixed pool",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusFixedPool", unit: perSecond, target: 0.95,
+	},
+	{
+		name: "account-me",
+		what: "`GET /account/me` with an access token, the whole request", reference: "a bare chi handler with the same SQL and the same body",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkAccountMeVersusBareHandler", unit: perSecond, target: 0.80,
+	},
+	{
+		name: "provision",
+		what: "provisioning 24 tenants from the template, 4 at a time, all steps", reference: "24 raw `CREATE DATABASE … TEMPLATE`, 4 at a time",
+		pkg: controlplane + "internal/provision", benchmark: "BenchmarkProvisionVersusCreateDatabase", unit: seconds, target: 1.5, atMost: true,
+	},
+	{
+		name: "memory-known-tenant",
+		what: "heap per known tenant on a node, 10,000 known, none warm", reference: "1 KiB",
+		pkg: dataplane + "internal/directory", benchmark: "BenchmarkMemoryPerKnownTenant", unit: bytesEach, target: 1, atMost: true,
+	},
+	{
+		name: "memory-idle-pool",
+		what: "resident memory per warm pool without connections, 1,000 of them", reference: "8 KiB",
+		pkg: dataplane + "internal/tenantpool", benchmark: "BenchmarkMemoryPerIdlePool", unit: bytesEach, target: 1, atMost: true,
+	},
+}
+
+func (m measurement) holds(ratio float64) bool {
+	if m.atMost {
+		return ratio <= m.target
+	}
+	return ratio >= m.target
+}
+
+func (m measurement) asked() string {
+	if m.atMost {
+		return fmt.Sprintf("≤ %.2f", m.target)
+	}
+	return fmt.Sprintf("≥ %.2f", m.target)
+}
+
+func (m measurement) verdict(r result) string {
+	if r.OK {
+		return "asked " + m.asked() + ": holds"
+	}
+	return "asked " + m.asked() + ": missed"
+}
+
+func (m measurement) format(value float64) string {
+	switch m.unit {
+	case perSecond:
+		return fmt.Sprintf("%.0f/s", value)
+	case seconds:
+		return fmt.Sprintf("%.2f s", value)
+	default:
+		return fmt.Sprintf("%.0f B", value)
+	}
+}
