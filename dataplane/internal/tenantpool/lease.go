@@ -64,5 +64,14 @@ type releasedRow struct{}
 
 func (releasedRow) Scan(...any) error { return errReleased }
 
-// Release gives the connection back. It may be called more than once.
-func (l *Lease) Release() { l.conn = nil }
+// Release gives the connection back; it may be called more than once. It waits
+// for nothing. What the lease left in the session does not reach the next one.
+func (l *Lease) Release() {
+	if l.conn == nil {
+		return
+	}
+	conn := l.conn
+	l.conn = nil
+	l.pool.give(conn)
+	l.pool.unref()
+}

@@ -1,12 +1,40 @@
-// Package tenantpool leases connections to tenants' databases. See Pools.
+// Package tenantpool leases connections to tenants' databases.
+//
+// Nobody ever holds a pool: a caller leases one connection, uses it, releases
+// it. Behind that stand at most MaxPools pgx pools, the least recently used
+// going first, and one connection budget for each Postgres server, which all
+// pools of the server share. The package promises (numbers are those of the
+// routing invariants):
+//
+//   - 1. Open backends of this process on a server never exceed its static
+//     share of the server's budget. A permit is a socket: taken before the
+//     dial, given back when the server has closed its end.
+//   - 2. A pool is closed only when nothing can reach it and no lease is out.
+//   - 3. A pool belongs to one tenant and one digest of its connection facts;
+//     a lease is always made by the newest route that the directory knows.
+//   - 4. Each new connection proves by the marker that it is in the right
+//     database and incarnation.
+//   - 5. Only what failed while connecting is tried again: once, and only by a
+//     newer route. A refusal re-reads the route first, a few times within half
+//     a second.
+//   - 6. No lock is held across I/O. A cold tenant opens at most its cap.
+//   - 7. Waiting is bounded and ends in 429 (the tenant's own cap) or 503 (the
+//     server). Permits go to the tenant that has the fewest, so that a noisy
+//     one waits for itself.
+//   - 12. A session that a lease has changed is not leased again.
 package tenantpool
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
@@ -32,7 +60,7 @@ type Opener interface {
 // Options of Pools. NodeID, Share, Routes and Key are required.
 type Options struct {
 	NodeID string  // shown to Postgres as application_name ouvira/<NodeID>
-	Share  float64 // of every server's budget and of every tenant's cap, 0 < Share ≤ 1
+	Share  float64 // of every server's budget and every tenant's cap, 0 < Share ≤ 1
 	Routes Routes
 	Key    Opener
 
@@ -45,26 +73,329 @@ type Options struct {
 
 // Pools leases connections to tenants' databases. Make one with New, pass its
 // RouteChanged to directory.Subscribe, and Close it after the last request.
-type Pools struct{}
+//
+// How its locks work together. There are two kinds: mu, one for the process,
+// guards which pool a tenant has; server.mu, one for each Postgres server,
+// guards who may open a connection there. Neither is ever held while a network
+// is waited for. server.mu may be taken while mu is held, never the other way
+// round. Below server.mu only the locks inside pgx's pool are taken (to count
+// idle connections), and pgx calls none of our hooks while it holds them.
+//
+// A pool counts what can reach it. The LRU's own hold is the flag retired; each
+// lease, and each attempt to get one, is a reference taken under mu while the
+// pool was found in the LRU. Hence a pool that has left the LRU gains no new
+// references, and whoever sees both "retired" and "no references" first (the
+// one who retires it, or the last to let go) closes it, in the background.
+//
+// A route changes like this: the directory publishes it, then calls
+// RouteChanged, which takes the tenant's pool out of the LRU if its key differs.
+// A lease that runs at the same time either finds the new route, or puts its
+// pool into the LRU before RouteChanged looks there; the attempt then finds its
+// pool marked stale once it has a connection, lets go and starts again.
+//
+// A connection is opened like this: pgx's pool, in a goroutine that outlives a
+// cancelled Acquire, asks the server for a permit (BeforeConnect) and waits in
+// the server's queue, dials with it, and proves the marker (AfterConnect). The
+// permit goes back when the socket is closed, however the attempt ended: see
+// permit and socket. Whenever something changes (somebody queues, a lease is
+// released, a socket is closed), the server is settled: permits are granted to
+// the poorest tenant first, whoever could use an idle connection of its own is
+// sent back to take it, and for the rest idle connections of the coldest pools
+// are closed.
+type Pools struct {
+	options Options
+	base    *pgxpool.Config
+	meters  *meters
+
+	mu      sync.Mutex
+	pools   *simplelru.LRU[uuid.UUID, *pool] // by tenant: a tenant has one live pool
+	servers map[uuid.UUID]*server
+	tick    uint64 // counts leases; a pool's last one tells how cold it is
+	closed  bool
+
+	// open counts pools that are not closed yet and sockets that are not
+	// returned yet.
+	open sync.WaitGroup
+}
 
 // New checks the options. Nothing is contacted before the first Lease.
-func New(o Options) (*Pools, error) { return &Pools{}, nil }
+func New(o Options) (*Pools, error) {
+	switch {
+	case o.Share <= 0 || o.Share > 1:
+		return nil, errors.New("the connection share must be more than 0 and at most 1: set OUVIRA_CONNECTION_SHARE")
+	case o.NodeID == "":
+		return nil, errors.New("the node has no name: set OUVIRA_NODE_ID")
+	case o.Routes == nil || o.Key == nil:
+		return nil, errors.New("tenantpool needs routes and the data key")
+	}
+	if o.MaxPools <= 0 {
+		o.MaxPools = 1000
+	}
+	if o.Wait <= 0 {
+		o.Wait = 3 * time.Second
+	}
+	if o.ConnectTimeout <= 0 {
+		o.ConnectTimeout = 5 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	base, err := baseConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	// One more than is kept: eviction is ours, under our lock, not a callback's.
+	pools, err := simplelru.NewLRU[uuid.UUID, *pool](o.MaxPools+1, nil)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pools{options: o, base: base, pools: pools, servers: map[uuid.UUID]*server{}}
+	p.meters, err = newMeters(p, o.Registerer)
+	return p, err
+}
+
+// portion is this process's part of a number that is the whole fleet's.
+func (p *Pools) portion(whole int) int {
+	// 0.7 × 10 must not become 6: shares have three digits, so this cannot
+	// reach the next number.
+	return max(1, int(math.Floor(float64(whole)*p.options.Share+1e-6)))
+}
 
 // Lease gives a connection to the tenant's database; the caller must Release
 // it. r is what the request was routed by; the lease is made by the newest
 // route that the directory knows (see Lease.Route).
 //
 // Faults: 403 suspended, 404 gone, 429 the tenant's own cap is in use, 503
-// with Retry-After when the server's budget is in use or it does not answer.
+// with Retry-After when the server's budget is in use or it does not answer,
+// or the tenant is under maintenance.
 func (p *Pools) Lease(ctx context.Context, r *route.Route) (*Lease, error) {
-	return nil, fault.Unavailable("Not built yet.")
+	waiting, cancel := context.WithTimeout(ctx, p.options.Wait)
+	defer cancel()
+	current, err := p.current(ctx, r.TenantID)
+	if err != nil {
+		return nil, err
+	}
+	for retried := false; ; {
+		lease, err := p.lease(ctx, waiting, current)
+		switch {
+		case err == nil:
+			return lease, nil
+		case errors.Is(err, errStale) && waiting.Err() == nil:
+			// Nobody refused: begin again with what is current now.
+			if current, err = p.current(ctx, r.TenantID); err != nil {
+				return nil, err
+			}
+			continue
+		case retried || !mayBeStale(err):
+			return nil, p.refuse(ctx, current, err)
+		}
+		newer, refused := p.reread(ctx, waiting, current)
+		if refused != nil {
+			return nil, refused
+		}
+		if newer == nil {
+			return nil, p.refuse(ctx, current, err)
+		}
+		current, retried = newer, true
+	}
 }
 
-// RouteChanged retires pools whose route has changed in what a connection is
-// made from, and those of tenants that are no longer served. It does not
+// current is the newest route of the tenant, if it is served.
+func (p *Pools) current(ctx context.Context, tenant uuid.UUID) (*route.Route, error) {
+	r, ok := p.options.Routes.ByID(tenant)
+	if !ok {
+		return nil, directory.Refusal(nil)
+	}
+	return p.options.Routes.Admit(ctx, r)
+}
+
+// rereadAfter are the pauses before a refused route is read again. What
+// Postgres enforces already (a fence, a new password) may be committed in the
+// control database a moment later.
+var rereadAfter = [...]time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond}
+
+// reread asks for the tenant's route again after it was refused. It returns
+// the route if it is newer, nil if it stays the same, or the fault that the
+// tenant is now answered with.
+func (p *Pools) reread(ctx, waiting context.Context, was *route.Route) (*route.Route, error) {
+	for _, pause := range rereadAfter {
+		if !sleep(waiting, pause) {
+			break
+		}
+		if err := p.options.Routes.Refresh(waiting, 0); err != nil {
+			p.options.Log.WarnContext(ctx, "cannot re-read a refused route", "tenant_id", was.TenantID, "error", err)
+		}
+		now, err := p.current(ctx, was.TenantID)
+		if err != nil {
+			return nil, err
+		}
+		if now != was && (now.Version != was.Version || now.PoolKey() != was.PoolKey()) {
+			return now, nil
+		}
+	}
+	return nil, nil
+}
+
+// sleep waits, or tells that ctx has ended.
+func sleep(ctx context.Context, pause time.Duration) bool {
+	if pause == 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// lease makes one attempt by one route.
+func (p *Pools) lease(ctx, waiting context.Context, r *route.Route) (*Lease, error) {
+	e, err := p.pool(r)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := e.acquire(ctx, waiting)
+	if err != nil {
+		e.unref()
+		return nil, err
+	}
+	lease := &Lease{pool: e, conn: conn, route: r}
+	if e.stale.Load() {
+		lease.Release()
+		return nil, errStale
+	}
+	return lease, nil
+}
+
+// pool finds or makes the pool for the route and takes a reference to it.
+func (p *Pools) pool(r *route.Route) (*pool, error) {
+	e, evicted, err := p.reach(r)
+	for _, old := range evicted {
+		old.retire()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := e.build(); err != nil {
+		p.forget(e)
+		e.unref()
+		return nil, err
+	}
+	return e, nil
+}
+
+// reach does the part of pool that needs the lock.
+func (p *Pools) reach(r *route.Route) (e *pool, evicted []*pool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, errClosed
+	}
+	p.tick++
+	e, ok := p.pools.Get(r.TenantID)
+	if ok && e.route != r {
+		if e.key == r.PoolKey() {
+			e.route = r // a change that connections do not depend on
+		} else {
+			p.pools.Remove(r.TenantID)
+			e.stale.Store(true)
+			evicted = append(evicted, e)
+			ok = false
+		}
+	}
+	if !ok {
+		e = p.newPool(r)
+		p.pools.Add(r.TenantID, e)
+		for p.pools.Len() > p.options.MaxPools {
+			_, oldest, _ := p.pools.RemoveOldest()
+			evicted = append(evicted, oldest)
+		}
+	}
+	e.refs.Add(1)
+	e.used.Store(p.tick)
+	return e, evicted, nil
+}
+
+// newPool is called with mu held.
+func (p *Pools) newPool(r *route.Route) *pool {
+	s := p.servers[r.Server.ID]
+	if s == nil {
+		s = newServer(r.Server)
+		p.servers[r.Server.ID] = s
+	}
+	s.resize(r.Server, p.portion(r.Server.MaxConnections))
+	p.open.Add(1)
+	return &pool{owner: p, server: s, route: r, made: r, key: r.PoolKey(), cap: p.portion(r.MaxConnections)}
+}
+
+// forget takes the pool out of the LRU, if it is the one that is there.
+func (p *Pools) forget(e *pool) {
+	p.mu.Lock()
+	if live, ok := p.pools.Peek(e.made.TenantID); ok && live == e {
+		p.pools.Remove(e.made.TenantID)
+	}
+	p.mu.Unlock()
+	e.retire()
+}
+
+// RouteChanged retires the tenant's pool when its route has changed in what a
+// connection is made from, or the tenant is not served any more. It does not
 // block.
-func (p *Pools) RouteChanged(e directory.Event) {}
+func (p *Pools) RouteChanged(e directory.Event) {
+	id := uuid.Nil
+	switch {
+	case e.New != nil:
+		id = e.New.TenantID
+	case e.Old != nil:
+		id = e.Old.TenantID
+	}
+	if e.New != nil {
+		p.mu.Lock()
+		s := p.servers[e.New.Server.ID]
+		p.mu.Unlock()
+		if s != nil {
+			s.resize(e.New.Server, p.portion(e.New.Server.MaxConnections))
+		}
+	}
+	served := e.New != nil && !e.New.Deleted && e.New.Status == route.StatusActive
+	p.mu.Lock()
+	live, ok := p.pools.Peek(id)
+	if ok && served && (live.key == e.New.PoolKey() || live.route.Version > e.New.Version) {
+		ok = false
+	}
+	if ok {
+		p.pools.Remove(id)
+		live.stale.Store(true)
+	}
+	p.mu.Unlock()
+	if ok {
+		live.retire()
+	}
+}
 
 // Close refuses new leases, waits until all are released and all connections
 // are closed, or until ctx ends.
-func (p *Pools) Close(ctx context.Context) error { return nil }
+func (p *Pools) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	live := p.pools.Values()
+	p.pools.Purge()
+	p.mu.Unlock()
+	for _, e := range live {
+		e.retire()
+	}
+	done := make(chan struct{})
+	go func() {
+		p.open.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fault.Unavailable("Leases are still out.").Because(ctx.Err())
+	}
+}

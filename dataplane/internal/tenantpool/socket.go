@@ -1,0 +1,95 @@
+package tenantpool
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// dialer finds dead peers of idle connections within a minute.
+var dialer = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+	Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3,
+}}
+
+// permit is the right to one open socket to a server. It is used by exactly
+// one dial; from then on the socket answers for it.
+type permit struct {
+	pool *pool
+	used atomic.Bool
+}
+
+// dial is the DialFunc of one connection. Its first call makes the connection;
+// later ones carry requests to cancel a query, which are no backends.
+func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if p.used.Swap(true) {
+		return dialer.DialContext(ctx, network, address)
+	}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		p.pool.server.returned(p.pool, nil)
+		return nil, err
+	}
+	return newSocket(conn, p.pool), nil
+}
+
+// socket is a connection that gives its permit back when it is closed: not
+// when our end is, but when the server has closed its own, because only then
+// is the backend gone.
+type socket struct {
+	net.Conn
+
+	pool   *pool
+	look   func() bool // see quiet
+	closed atomic.Bool
+	dirty  atomic.Bool // the session is not as a new one is
+
+	// Guarded by server.mu.
+	connected bool // past the marker check
+	leaving   bool // being closed to make room; counted in server.leaving
+	gone      bool // the permit is back
+}
+
+func newSocket(conn net.Conn, p *pool) *socket {
+	return &socket{Conn: conn, pool: p, look: looker(conn)}
+}
+
+// Close ends our side and returns at once; the permit goes back when the
+// server has closed too, or after closeWithin.
+func (s *socket) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	go func() {
+		// A timer, not a read deadline: whoever still watches over the
+		// connection may reset deadlines.
+		giveUp := time.AfterFunc(closeWithin, func() { _ = s.Conn.Close() })
+		defer giveUp.Stop()
+		if half, ok := s.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			_, _ = io.Copy(io.Discard, s.Conn)
+		}
+		_ = s.Conn.Close()
+		s.pool.server.returned(s.pool, s)
+	}()
+	return nil
+}
+
+// quiet tells whether nothing has arrived on an idle connection: Postgres says
+// why it ends one (a fence, a restart), and closes it.
+func (s *socket) quiet() bool { return s.look() }
+
+// socketOf finds the socket under a connection.
+func socketOf(conn *pgx.Conn) *socket {
+	switch c := conn.PgConn().Conn().(type) {
+	case *socket:
+		return c
+	case *tls.Conn:
+		s, _ := c.NetConn().(*socket)
+		return s
+	}
+	return nil
+}
