@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 const usage = `usage: dataplane <command>
 
   serve           serve tenants
-  keys generate   --data-key-file FILE --public-key-file FILE
+  keys generate   --data-key-file FILE --public-key-file FILE [--if-missing]
                   make the data plane's key, and the public half for the control plane
   healthcheck     ask the node on this machine whether it is ready
   openapi         print the OpenAPI document (YAML)
@@ -96,13 +97,22 @@ func keys(args []string) error {
 	flags := flag.NewFlagSet("keys generate", flag.ContinueOnError)
 	secret := flags.String("data-key-file", "", "where to write the key (only nodes may read it)")
 	public := flags.String("public-key-file", "", "where to write its public half (for the control plane)")
+	ifMissing := flags.Bool("if-missing", false, "do nothing when both files are there (a container that runs at each start)")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	if *secret == "" || *public == "" || flags.NArg() > 0 {
 		return errors.New("keys generate needs --data-key-file FILE and --public-key-file FILE, and nothing else")
 	}
+	if *ifMissing && exists(*secret) && exists(*public) {
+		return nil
+	}
 	return seal.GenerateDataKey(*secret, *public)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // probe is what healthcheck needs to know.
