@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -76,6 +77,9 @@ type Options struct {
 	// Share of every server's connection budget that this process may hold;
 	// default 0.1.
 	Share float64
+	// Member says that this process announces its share (Announce), and that
+	// nothing connects before it is held.
+	Member bool
 }
 
 // Service knows the servers. It may be used by several goroutines.
@@ -85,6 +89,8 @@ type Service struct {
 	log     *slog.Logger
 	options Options
 	budgets budgets
+	joined  chan struct{}
+	join    func()
 }
 
 // NewService makes the room.
@@ -92,7 +98,11 @@ func NewService(db *pgxpool.Pool, key *seal.ControlKey, log *slog.Logger, o Opti
 	if o.Share <= 0 {
 		o.Share = 0.1
 	}
-	return &Service{db: db, key: key, log: log, options: o}
+	joined := make(chan struct{})
+	return &Service{
+		db: db, key: key, log: log, options: o,
+		joined: joined, join: sync.OnceFunc(func() { close(joined) }),
+	}
 }
 
 const selectServers = `
