@@ -8,8 +8,8 @@ import (
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
-// userJSON is a user as they see themselves.
-type userJSON struct {
+// User is a user as they see themselves.
+type User struct {
 	ID            int64      `json:"id"`
 	Username      string     `json:"username"`
 	FullName      string     `json:"full_name"`
@@ -22,19 +22,20 @@ type userJSON struct {
 	TwoFAType     *string    `json:"two_fa_type"`
 	DateJoined    time.Time  `json:"date_joined"`
 	LastLogin     *time.Time `json:"last_login"`
-	entityJSON
+
+	Entity
 }
 
-// entityJSON is what every entity carries.
-type entityJSON struct {
+// Entity is what every entity carries.
+type Entity struct {
 	CreatedAt time.Time  `json:"created_at"`
 	UpdatedAt time.Time  `json:"updated_at"`
 	DeletedAt *time.Time `json:"deleted_at"`
 	IsDeleted bool       `json:"is_deleted"`
 }
 
-func entityOf(created, updated time.Time, deleted *time.Time) entityJSON {
-	return entityJSON{created.UTC(), updated.UTC(), utc(deleted), deleted != nil}
+func entityOf(created, updated time.Time, deleted *time.Time) Entity {
+	return Entity{created.UTC(), updated.UTC(), utc(deleted), deleted != nil}
 }
 
 func utc(t *time.Time) *time.Time {
@@ -45,12 +46,12 @@ func utc(t *time.Time) *time.Time {
 	return &u
 }
 
-func userOf(p identity.Profile) userJSON {
-	return userJSON{
+func userOf(p identity.Profile) User {
+	return User{
 		ID: p.ID, Username: p.Username, FullName: p.FullName, Email: p.Email, PrimaryMobile: p.PrimaryMobile,
 		EmailVerified: p.EmailVerified, PhoneVerified: p.PhoneVerified, AccountUID: p.AccountUID,
 		Is2FAEnabled: p.Is2FAEnabled, TwoFAType: p.TwoFAType, DateJoined: p.DateJoined.UTC(), LastLogin: utc(p.LastLogin),
-		entityJSON: entityOf(p.CreatedAt, p.UpdatedAt, nil),
+		Entity: entityOf(p.CreatedAt, p.UpdatedAt, nil),
 	}
 }
 
@@ -75,7 +76,7 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 	return signedInAs(profile, tokens), nil
 }
 
-type userOutput struct{ Body userJSON }
+type userOutput struct{ Body User }
 
 // me needs no statement of its own: the first one has brought the profile.
 func (s *server) me(_ context.Context, _ pg.Querier, _ *scope, actor identity.Actor, _ *struct{}) (*userOutput, error) {

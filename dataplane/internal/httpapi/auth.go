@@ -19,19 +19,20 @@ type loginInput struct {
 
 type signedIn struct {
 	Body struct {
-		Tokens tokensJSON `json:"tokens"`
-		User   userJSON   `json:"user"`
+		Tokens TokenPair `json:"tokens"`
+		User   User      `json:"user"`
 	}
 }
 
-type tokensJSON struct {
+// TokenPair is what a client is signed in with.
+type TokenPair struct {
 	Access    string `json:"access" doc:"Send it as Authorization: Bearer."`
 	Refresh   string `json:"refresh" doc:"Change it for new tokens at /auth/token/refresh. It works once."`
 	ExpiresIn int64  `json:"expires_in" doc:"Seconds until the access token expires." example:"900"`
 }
 
-func tokensOf(t identity.Tokens) tokensJSON {
-	return tokensJSON{Access: t.Access, Refresh: t.Refresh, ExpiresIn: int64(t.ExpiresIn.Seconds())}
+func tokensOf(t identity.Tokens) TokenPair {
+	return TokenPair{Access: t.Access, Refresh: t.Refresh, ExpiresIn: int64(t.ExpiresIn.Seconds())}
 }
 
 func signedInAs(p identity.Profile, t identity.Tokens) *signedIn {
@@ -56,7 +57,7 @@ type refreshInput struct {
 	}
 }
 
-type refreshOutput struct{ Body tokensJSON }
+type refreshOutput struct{ Body TokenPair }
 
 func (s *server) refresh(ctx context.Context, sc *scope, in *refreshInput) (*refreshOutput, error) {
 	tokens, err := s.Identity.Refresh(ctx, sc.tenant, in.Body.Refresh, sc.client)

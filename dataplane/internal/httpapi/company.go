@@ -11,25 +11,28 @@ import (
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
-type companySummaryJSON struct {
+// CompanySummary is a company as it stands in lists.
+type CompanySummary struct {
 	ID              int64   `json:"id"`
 	Name            string  `json:"name"`
 	Logo            *string `json:"logo"`
 	Status          string  `json:"status" enum:"active,deactivated,deleted"`
 	ParentCompany   *int64  `json:"parent_company"`
 	IsParentCompany bool    `json:"is_parent_company"`
-	entityJSON
+	Entity
 }
 
-type companyJSON struct {
-	companySummaryJSON
-	CreateBy    *int64              `json:"create_by"`
-	Description string              `json:"description"`
-	Address     string              `json:"address"`
-	Settings    companySettingsJSON `json:"settings"`
+// Company is one company.
+type Company struct {
+	CompanySummary
+	CreateBy    *int64          `json:"create_by"`
+	Description string          `json:"description"`
+	Address     string          `json:"address"`
+	Settings    CompanySettings `json:"settings"`
 }
 
-type companySettingsJSON struct {
+// CompanySettings are a company's own; id is the company's.
+type CompanySettings struct {
 	ID                   int64          `json:"id"`
 	Company              int64          `json:"company"`
 	DefaultLanguage      string         `json:"default_language"`
@@ -37,33 +40,33 @@ type companySettingsJSON struct {
 	Timezone             string         `json:"timezone"`
 	FiscalYearStartMonth int16          `json:"fiscal_year_start_month"`
 	FeatureFlags         map[string]any `json:"feature_flags"`
-	entityJSON
+	Entity
 }
 
-func summaryOf(c company.Summary) companySummaryJSON {
-	return companySummaryJSON{
+func summaryOf(c company.Summary) CompanySummary {
+	return CompanySummary{
 		ID: c.ID, Name: c.Name, Logo: c.Logo, Status: c.Status, ParentCompany: c.ParentCompanyID,
-		IsParentCompany: c.IsParentCompany, entityJSON: entityOf(c.CreatedAt, c.UpdatedAt, c.DeletedAt),
+		IsParentCompany: c.IsParentCompany, Entity: entityOf(c.CreatedAt, c.UpdatedAt, c.DeletedAt),
 	}
 }
 
-func companyOf(c company.Company) (companyJSON, error) {
+func companyOf(c company.Company) (Company, error) {
 	flags := map[string]any{}
 	if err := json.Unmarshal(c.Settings.FeatureFlags, &flags); err != nil {
-		return companyJSON{}, err
+		return Company{}, err
 	}
-	return companyJSON{
-		companySummaryJSON: summaryOf(c.Summary),
-		CreateBy:           c.CreateBy, Description: c.Description, Address: c.Address,
-		Settings: companySettingsJSON{
+	return Company{
+		CompanySummary: summaryOf(c.Summary),
+		CreateBy:       c.CreateBy, Description: c.Description, Address: c.Address,
+		Settings: CompanySettings{
 			ID: c.ID, Company: c.ID, DefaultLanguage: c.Settings.DefaultLanguage, DefaultCurrency: c.Settings.DefaultCurrency,
 			Timezone: c.Settings.Timezone, FiscalYearStartMonth: c.Settings.FiscalYearStartMonth, FeatureFlags: flags,
-			entityJSON: entityOf(c.Settings.CreatedAt, c.Settings.UpdatedAt, nil),
+			Entity: entityOf(c.Settings.CreatedAt, c.Settings.UpdatedAt, nil),
 		},
 	}, nil
 }
 
-type companyOutput struct{ Body companyJSON }
+type companyOutput struct{ Body Company }
 
 func companyAnswer(c company.Company, err error) (*companyOutput, error) {
 	if err != nil {
@@ -76,7 +79,7 @@ func companyAnswer(c company.Company, err error) (*companyOutput, error) {
 	return &companyOutput{body}, nil
 }
 
-type listCompaniesOutput struct{ Body pageJSON[companySummaryJSON] }
+type listCompaniesOutput struct{ Body Page[CompanySummary] }
 
 func (s *server) listCompanies(ctx context.Context, db pg.Querier, sc *scope, actor identity.Actor, in *pageInput) (*listCompaniesOutput, error) {
 	limit, offset := in.window()
@@ -84,7 +87,7 @@ func (s *server) listCompanies(ctx context.Context, db pg.Querier, sc *scope, ac
 	if err != nil {
 		return nil, err
 	}
-	results := make([]companySummaryJSON, len(companies))
+	results := make([]CompanySummary, len(companies))
 	for i, c := range companies {
 		results[i] = summaryOf(c)
 	}

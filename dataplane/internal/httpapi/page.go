@@ -21,16 +21,16 @@ func (p pageInput) size() int32 { return min(p.PageSize, maxPageSize) }
 
 func (p pageInput) window() (limit, offset int32) { return p.size(), (p.Page - 1) * p.size() }
 
-// pageJSON is what every list answers.
-type pageJSON[T any] struct {
+// Page is what every list answers.
+type Page[T any] struct {
 	Count    int64   `json:"count"`
 	Next     *string `json:"next"`
 	Previous *string `json:"previous"`
 	Results  []T     `json:"results"`
 }
 
-func pageOf[T any](address string, in pageInput, count int64, results []T) pageJSON[T] {
-	page := pageJSON[T]{Count: count, Results: results}
+func pageOf[T any](address string, in pageInput, count int64, results []T) Page[T] {
+	page := Page[T]{Count: count, Results: results}
 	link := func(number int32) *string {
 		query := url.Values{"page": {strconv.Itoa(int(number))}}
 		if in.size() != defaultPageSize {
