@@ -91,19 +91,33 @@ func (a Answer) Into(out any) error {
 	return nil
 }
 
-// poll asks until the answer is yes, an error, or the context's end.
-func poll(ctx context.Context, every time.Duration, what string, ask func(ctx context.Context) (bool, error)) error {
+// poll asks until the answer is yes, an error, or the context's end. What ask
+// says while the answer is no ends up in the error.
+func poll(ctx context.Context, every time.Duration, what string, ask func(ctx context.Context) (done bool, state string, err error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	last := ""
 	for {
-		done, err := ask(ctx)
-		if err != nil || done {
+		done, state, err := ask(ctx)
+		if done && err == nil {
+			return nil
+		}
+		if err != nil && ctx.Err() == nil {
 			return err
+		}
+		if state != "" {
+			last = " (" + state + ")"
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited in vain for %s: %w", what, ctx.Err())
+			return fmt.Errorf("waited in vain for %s%s: %w", what, last, ctx.Err())
 		case <-tick.C:
 		}
 	}
+}
+
+// String is the answer for an error's sentence.
+func (a Answer) String() string {
+	const shown = 400
+	return fmt.Sprintf("%d: %s", a.Status, a.Body[:min(len(a.Body), shown)])
 }

@@ -125,7 +125,7 @@ func (s *Stack) awaitPorts(ctx context.Context) error {
 	s.say("waiting for what the last run left")
 	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
-	if poll(ctx, readyPoll, "", func(context.Context) (bool, error) { return s.ports.check() == nil, nil }) == nil {
+	if poll(ctx, readyPoll, "", func(context.Context) (bool, string, error) { return s.ports.check() == nil, "", nil }) == nil {
 		return nil
 	}
 	return err

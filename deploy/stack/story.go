@@ -159,10 +159,10 @@ func (s *Stack) served(ctx context.Context, tenant Tenant) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
 	defer cancel()
 	var there bool
-	err := poll(ctx, storyPoll, "an answer for the tenant", func(ctx context.Context) (bool, error) {
+	err := poll(ctx, storyPoll, "an answer for the tenant", func(ctx context.Context) (bool, string, error) {
 		answer, err := s.login(ctx, tenant)
 		there = answer.Status != http.StatusNotFound
-		return answer.Status < http.StatusInternalServerError, err
+		return answer.Status < http.StatusInternalServerError, answer.String(), err
 	})
 	return there, err
 }
@@ -200,30 +200,30 @@ func (s *Stack) SignUp(ctx context.Context, tenant Tenant) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
 	defer cancel()
-	return poll(ctx, storyPoll, "the first login at the data plane", func(ctx context.Context) (bool, error) {
+	return poll(ctx, storyPoll, "the first login at the data plane", func(ctx context.Context) (bool, string, error) {
 		answer, err := s.login(ctx, tenant)
 		if err == nil && answer.Status == http.StatusUnauthorized {
-			return false, fmt.Errorf("the owner cannot log in: %s", answer.Body)
+			return false, "", fmt.Errorf("the owner cannot log in: %s", answer.Body)
 		}
-		return answer.Status == http.StatusOK, err
+		return answer.Status == http.StatusOK, answer.String(), err
 	})
 }
 
 func (s *Stack) awaitActive(ctx context.Context, signup string) error {
 	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
 	defer cancel()
-	return poll(ctx, storyPoll, "the tenant to become active", func(ctx context.Context) (bool, error) {
+	return poll(ctx, storyPoll, "the tenant to become active", func(ctx context.Context) (bool, string, error) {
 		var state struct {
 			Status string `json:"status"`
 			Reason string `json:"reason"`
 		}
 		if err := s.ControlAPI().Want(ctx, http.StatusOK, http.MethodGet, "/v1/signups/"+signup, nil, &state); err != nil {
-			return false, err
+			return false, "", err
 		}
 		if state.Status == "failed" || state.Status == "expired" {
-			return false, fmt.Errorf("the sign-up %s: %s", state.Status, state.Reason)
+			return false, "", fmt.Errorf("the sign-up %s: %s", state.Status, state.Reason)
 		}
-		return state.Status == "active", nil
+		return state.Status == "active", strings.TrimSpace(state.Status + " " + state.Reason), nil
 	})
 }
 
@@ -236,17 +236,17 @@ func (s *Stack) Code(ctx context.Context, address string, after time.Time) (stri
 	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
 	defer cancel()
 	code := ""
-	err := poll(ctx, storyPoll, "the mail with the code", func(context.Context) (bool, error) {
+	err := poll(ctx, storyPoll, "the mail with the code", func(context.Context) (bool, string, error) {
 		for _, message := range s.mail.Messages() {
 			if message.Created.Before(after) || !strings.EqualFold(recipient(message.To), address) {
 				continue
 			}
 			if match := codeLine.FindStringSubmatch(message.Text); match != nil {
 				code = match[1]
-				return true, nil
+				return true, "", nil
 			}
 		}
-		return false, nil
+		return false, "", nil
 	})
 	return code, err
 }
