@@ -287,7 +287,8 @@ func stagesOf(t *testing.T, path string) []stage {
 		case "ENTRYPOINT":
 			last.entrypoint = rest
 		case "HEALTHCHECK":
-			last.healthcheck = rest[strings.Index(rest, "CMD"):]
+			_, command, _ := strings.Cut(rest, "CMD ")
+			last.healthcheck = "CMD " + command
 		case "RUN":
 			last.runs = true
 		}
