@@ -42,6 +42,10 @@ type Rooms struct {
 	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out
 }
 
+// apiVersion is the version of the contract, not of the release: the committed
+// document must not change with each commit.
+const apiVersion = "1"
+
 // Options of New.
 type Options struct {
 	Log            *slog.Logger
@@ -49,7 +53,6 @@ type Options struct {
 	TrustedProxies httpserver.Proxies
 	SignupOrigins  []string // whose pages may call the sign-up operations
 	SecureCookies  bool     // the control plane is reached by https
-	Version        string
 	// Draining ends streams when the process is to stop; nil never does.
 	Draining <-chan struct{}
 }
@@ -80,8 +83,8 @@ func New(rooms Rooms, o Options) (http.Handler, error) {
 }
 
 // Document is the OpenAPI 3.1 document, as YAML. It needs no rooms.
-func Document(version string) ([]byte, error) {
-	a, _ := build(Rooms{}, Options{Version: version, Log: slog.New(slog.DiscardHandler)})
+func Document() ([]byte, error) {
+	a, _ := build(Rooms{}, Options{Log: slog.New(slog.DiscardHandler)})
 	if err := a.checkAccess(); err != nil {
 		return nil, err
 	}
@@ -116,7 +119,7 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 	router.MethodNotAllowed(httpserver.MethodNotAllowed)
 	a := &api{
 		Rooms: rooms, options: o, origin: http.NewCrossOriginProtection(),
-		huma: httpserver.NewAPI(router, "Ouvira control plane", o.Version),
+		huma: httpserver.NewAPI(router, "Ouvira control plane", apiVersion),
 	}
 	a.huma.OpenAPI().Info.Description = "Tenants, domains, sign-ups and Postgres servers of an Ouvira installation."
 	a.huma.OpenAPI().Components.SecuritySchemes["cookie"] = &huma.SecurityScheme{

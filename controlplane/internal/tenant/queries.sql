@@ -44,3 +44,9 @@ SELECT EXISTS (SELECT FROM control.tenants WHERE slug = @slug)::boolean AS taken
 -- name: ListPlans :many
 SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at
 FROM control.plans ORDER BY code;
+
+-- name: OwnerOfOperation :one
+SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email
+FROM control.operations o
+JOIN control.tenants t ON t.id = o.tenant_id
+WHERE o.id = @operation_id AND t.status = 'active' AND o.params #>> '{owner,email}' IS NOT NULL;

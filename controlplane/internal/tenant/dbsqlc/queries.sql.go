@@ -164,6 +164,26 @@ func (q *Queries) LockTenant(ctx context.Context, db DBTX, id uuid.UUID) (LockTe
 	return i, err
 }
 
+const ownerOfOperation = `-- name: OwnerOfOperation :one
+SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email
+FROM control.operations o
+JOIN control.tenants t ON t.id = o.tenant_id
+WHERE o.id = $1 AND t.status = 'active' AND o.params #>> '{owner,email}' IS NOT NULL
+`
+
+type OwnerOfOperationRow struct {
+	Slug     string
+	ResetUrl string
+	Email    string
+}
+
+func (q *Queries) OwnerOfOperation(ctx context.Context, db DBTX, operationID uuid.UUID) (OwnerOfOperationRow, error) {
+	row := db.QueryRow(ctx, ownerOfOperation, operationID)
+	var i OwnerOfOperationRow
+	err := row.Scan(&i.Slug, &i.ResetUrl, &i.Email)
+	return i, err
+}
+
 const planByCode = `-- name: PlanByCode :one
 SELECT id, code, name FROM control.plans WHERE code = $1
 `

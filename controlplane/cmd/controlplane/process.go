@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
+	"golang.org/x/sync/errgroup"
+	"riverqueue.com/riverui"
+
+	"github.com/ouvira/ouvira/controlplane/internal/domain"
+	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
+	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/mail"
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/operator"
+	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
+	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/seal"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+// house is everything wired together.
+type house struct {
+	settings settings
+	log      *slog.Logger
+	registry *prometheus.Registry
+	db       *pgxpool.Pool
+	key      *seal.ControlKey
+	queue    *job.Queue
+	member   *membership
+	rooms    httpapi.Rooms
+	runner   *operation.Runner
+}
+
+// runProcess wires the house and runs the parts that the command names, until
+// ctx ends or one of them fails.
+func runProcess(ctx context.Context, command string, s settings, out io.Writer) error {
+	level, _ := telemetry.Level(s.LogLevel) // checked by Validate
+	log := telemetry.NewLogger(out, level, "controlplane-"+command)
+	slog.SetDefault(log)
+	h, err := build(ctx, command, s, log)
+	if err != nil {
+		return err
+	}
+	defer h.db.Close()
+
+	group, ctx := errgroup.WithContext(ctx)
+	serves, works := command != commandWorker, command != commandServe
+	checks := []httpserver.Check{{Name: "control database", Ready: h.databaseReady}}
+	if works {
+		if err := h.member.join(ctx); err != nil {
+			return explained(err)
+		}
+		checks = append(checks, httpserver.Check{Name: "heartbeat", Ready: h.member.fresh})
+		group.Go(func() error { return h.work(ctx) })
+	}
+	group.Go(func() error { h.member.keep(ctx); return nil })
+	group.Go(func() error { return h.listen(ctx, serves, checks) })
+	return group.Wait()
+}
+
+func (h *house) databaseReady(ctx context.Context) error {
+	if err := h.db.Ping(ctx); err != nil {
+		return errors.New(pg.Explain(err))
+	}
+	return nil
+}
+
+// build opens what the process needs; what is missing or wrong ends it here,
+// with a sentence.
+func build(ctx context.Context, command string, s settings, log *slog.Logger) (*house, error) {
+	key, err := seal.LoadControlKey(s.ControlKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("OUVIRA_CONTROL_KEY_FILE: %w", err)
+	}
+	public, err := seal.LoadPublicKey(s.DataPublicKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("OUVIRA_DATA_PUBLIC_KEY_FILE: %w", err)
+	}
+	id, share := s.member(command)
+	db, err := pg.Open(ctx, s.ControlDatabaseURL, pg.Options{ApplicationName: "ouvira/" + id, MaxConnections: 20})
+	if err != nil {
+		return nil, explained(err)
+	}
+	if err := checkSchema(ctx, db); err != nil {
+		db.Close()
+		return nil, err
+	}
+	queue, err := job.NewInsertOnly(db, log)
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	h := &house{
+		settings: s, log: log, registry: telemetry.NewRegistry(), db: db, key: key, queue: queue,
+		member: &membership{db: db, id: id, share: share, log: log},
+	}
+	h.furnish(public, share, id)
+	return h, nil
+}
+
+// furnish makes the rooms.
+func (h *house) furnish(public *seal.PublicKey, share float64, holder string) {
+	s := h.settings
+	operations := operation.NewStore(h.db, h.queue)
+	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Share: share})
+	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
+	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning}
+	h.rooms = httpapi.Rooms{
+		DB:        h.db,
+		Operators: &operator.Service{DB: h.db},
+		Signups: &signup.Service{
+			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
+		},
+		Tenants:    tenants,
+		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain},
+		Servers:    servers,
+		Operations: operations,
+		Reconcile:  reconcile.NewService(h.db, servers, h.log),
+	}
+	h.runner = operation.NewRunner(operations, holder, h.log, map[string]operation.Handler{provision.Kind: provisioning})
+}
+
+// activated has the owner mailed whom an operator named; the owner of a
+// sign-up has a password already.
+func (h *house) activated(ctx context.Context, tx pgx.Tx, a provision.Activated) error {
+	if a.SignupID != uuid.Nil || a.Owner.Email == "" {
+		return nil
+	}
+	if _, err := h.queue.Client.InsertTx(ctx, tx, tenant.OwnerMail{OperationID: a.OperationID}, nil); err != nil {
+		return fmt.Errorf("have the owner mailed: %w", err)
+	}
+	return nil
+}
+
+// work runs operations, jobs and sweeps until ctx ends.
+func (h *house) work(ctx context.Context) error {
+	sender, err := mail.NewSMTP(h.settings.mail())
+	if err != nil {
+		return err
+	}
+	worker, err := job.NewWorker(h.db, job.Config{
+		Log: h.log, Runner: h.runner,
+		Kinds: []job.Register{func(workers *river.Workers) {
+			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
+			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	var sweeps sync.WaitGroup
+	sweeps.Go(func() { every(ctx, 30*time.Second, h.log, "expire sign-ups", h.rooms.Signups.Sweep) })
+	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
+	err = worker.Run(ctx)
+	sweeps.Wait()
+	return err
+}
+
+// listen serves the public API, where the process has one, and the internal
+// listener.
+func (h *house) listen(ctx context.Context, serves bool, checks []httpserver.Check) error {
+	internal := httpserver.NewInternal(h.registry, checks...)
+	if !serves {
+		return httpserver.Run(ctx, httpserver.Options{
+			Logger: h.log, Addr: h.settings.InternalListen, Handler: internal, Draining: internal.Drain,
+		})
+	}
+	proxies, err := httpserver.ParseProxies(h.settings.TrustedProxies)
+	if err != nil {
+		return err
+	}
+	h.rooms.Jobs, err = h.jobsPage(ctx)
+	if err != nil {
+		return err
+	}
+	draining := make(chan struct{})
+	handler, err := httpapi.New(h.rooms, httpapi.Options{
+		Log: h.log, Metrics: httpserver.NewMetrics(h.registry), TrustedProxies: proxies,
+		SignupOrigins: h.settings.SignupOrigins, SecureCookies: h.settings.secureCookies(), Draining: draining,
+	})
+	if err != nil {
+		return err
+	}
+	return httpserver.Run(ctx, httpserver.Options{
+		Logger: h.log, Addr: h.settings.Listen, Handler: handler,
+		InternalAddr: h.settings.InternalListen, Internal: internal,
+		Draining: func() { internal.Drain(); close(draining) },
+	})
+}
+
+func (h *house) jobsPage(ctx context.Context) (http.Handler, error) {
+	page, err := riverui.NewHandler(&riverui.HandlerOpts{
+		Endpoints: riverui.NewEndpoints(h.queue.Client, nil), Logger: h.log, Prefix: "/jobs",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the jobs page: %w", err)
+	}
+	if err := page.Start(ctx); err != nil {
+		return nil, fmt.Errorf("start the jobs page: %w", err)
+	}
+	return page, nil
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
+	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/seal"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+const (
+	commandServe  = "serve"
+	commandWorker = "worker"
+	commandAll    = "all"
+)
+
+// run is the program: its arguments, its environment, where it writes.
+func run(ctx context.Context, args, environ []string, out io.Writer) error {
+	p := &program{environ: environ, out: out}
+	root := &cobra.Command{
+		Use:           "controlplane",
+		Short:         "The control plane of Ouvira: tenants, sign-ups, servers, operators",
+		Version:       telemetry.Version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if p.printConfig {
+				return p.showConfig()
+			}
+			return cmd.Help()
+		},
+	}
+	root.PersistentFlags().BoolVar(&p.printConfig, "print-config", false, "print the effective settings, secrets masked, and end")
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(
+		p.process(commandServe, "Answer the API and the jobs page"),
+		p.process(commandWorker, "Work the operations and jobs of the fleet"),
+		p.process(commandAll, "serve and worker in one process"),
+		p.migrate(), p.keys(), p.openapi(), p.configTable(), p.healthcheck(), p.version(),
+	)
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(out)
+	return root.ExecuteContext(ctx)
+}
+
+// program is what the commands share.
+type program struct {
+	environ     []string
+	out         io.Writer
+	printConfig bool
+}
+
+func (p *program) load() (settings, error) { return config.LoadFrom[settings](p.environ) }
+
+func (p *program) showConfig() error {
+	s, err := p.load()
+	if err != nil {
+		return err
+	}
+	return config.Print(p.out, s)
+}
+
+func (p *program) process(command, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: command, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if p.printConfig {
+				return p.showConfig()
+			}
+			s, err := p.load()
+			if err != nil {
+				return err
+			}
+			if err := s.needed(); err != nil {
+				return err
+			}
+			return runProcess(cmd.Context(), command, s, p.out)
+		},
+	}
+}
+
+func (p *program) migrate() *cobra.Command {
+	var bootstrapURL string
+	c := &cobra.Command{
+		Use: "migrate", Short: "Bring the control database to the schema of this release", Args: cobra.NoArgs,
+		Long: "Brings the control database to the schema of this release.\n\n" +
+			"With --bootstrap-url, a superuser's address of the server, it first makes the database and the\n" +
+			"roles ouvira_control and ouvira_node, with the names and passwords of OUVIRA_CONTROL_DATABASE_URL\n" +
+			"and OUVIRA_NODE_DATABASE_URL, or sets their passwords anew. The superuser's password is not kept.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if p.printConfig {
+				return p.showConfig()
+			}
+			s, err := p.load()
+			if err != nil {
+				return err
+			}
+			return migrate(cmd.Context(), s, bootstrapURL, p.out)
+		},
+	}
+	c.Flags().StringVar(&bootstrapURL, "bootstrap-url", "", "a superuser's postgres:// URL: makes roles and database first")
+	return c
+}
+
+func (p *program) keys() *cobra.Command {
+	var file string
+	var ifMissing bool
+	generate := &cobra.Command{
+		Use: "generate", Short: "Make the control plane's key; an existing file is kept", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if _, err := os.Stat(file); ifMissing && err == nil {
+				return nil
+			}
+			return seal.GenerateControlKey(file)
+		},
+	}
+	generate.Flags().BoolVar(&ifMissing, "if-missing", false, "do nothing when the file is there (a container that runs at each start)")
+	generate.Flags().StringVar(&file, "control-key-file", "", "where to write the key (mode 0600)")
+	_ = generate.MarkFlagRequired("control-key-file")
+	keys := &cobra.Command{Use: "keys", Short: "Keys of the control plane", Args: cobra.NoArgs}
+	keys.AddCommand(generate)
+	return keys
+}
+
+func (p *program) openapi() *cobra.Command {
+	return &cobra.Command{
+		Use: "openapi", Short: "Print the OpenAPI document (YAML)", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			document, err := httpapi.Document()
+			if err != nil {
+				return err
+			}
+			_, err = p.out.Write(document)
+			return err
+		},
+	}
+}
+
+func (p *program) configTable() *cobra.Command {
+	return &cobra.Command{
+		Use: "config-table", Short: "Print the settings (Markdown)", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(p.out, config.Table[settings]())
+			return err
+		},
+	}
+}
+
+func (p *program) version() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(p.out, "controlplane", telemetry.Version())
+			return err
+		},
+	}
+}
+
+// probe is what healthcheck needs to know.
+type probe struct {
+	InternalListen string `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9080"`
+}
+
+// healthcheck is for container runtimes, whose images have no curl.
+func (p *program) healthcheck() *cobra.Command {
+	return &cobra.Command{
+		Use: "healthcheck", Short: "Ask the process on this machine whether it is ready", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings, err := config.LoadFrom[probe](p.environ)
+			if err != nil {
+				return err
+			}
+			return ask(cmd.Context(), settings.InternalListen)
+		},
+	}
+}
+
+func ask(ctx context.Context, address string) error {
+	if strings.HasPrefix(address, ":") {
+		address = "127.0.0.1" + address
+	}
+	address = strings.Replace(address, "0.0.0.0:", "127.0.0.1:", 1)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", http.NoBody)
+	if err != nil {
+		return errors.New("OUVIRA_INTERNAL_LISTEN: must be host:port or :port")
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("the process does not answer on %s", address)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		reason, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(reason)))
+	}
+	return nil
+}

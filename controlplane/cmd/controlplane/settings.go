@@ -1,0 +1,157 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/ouvira/ouvira/controlplane/internal/mail"
+	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/telemetry"
+)
+
+// settings of serve, worker and all; migrate reads the two database URLs.
+type settings struct {
+	config.Common
+
+	Listen             string   `env:"OUVIRA_LISTEN" envDefault:":8080"`
+	InternalListen     string   `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9080"`
+	TrustedProxies     []string `env:"OUVIRA_TRUSTED_PROXIES"`
+	ControlDatabaseURL string   `env:"OUVIRA_CONTROL_DATABASE_URL" secret:"url"`
+	NodeDatabaseURL    string   `env:"OUVIRA_NODE_DATABASE_URL" secret:"url"`
+	ControlKeyFile     string   `env:"OUVIRA_CONTROL_KEY_FILE"`
+	DataPublicKeyFile  string   `env:"OUVIRA_DATA_PUBLIC_KEY_FILE"`
+	NodeID             string   `env:"OUVIRA_NODE_ID"`
+	ConnectionShare    float64  `env:"OUVIRA_CONNECTION_SHARE"`
+
+	BaseDomain    string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
+	PublicScheme  string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
+	PublicPort    string   `env:"OUVIRA_PUBLIC_PORT"`
+	SignupOrigins []string `env:"OUVIRA_SIGNUP_ORIGINS"`
+
+	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
+	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
+	EmailUser     string `env:"EMAIL_HOST_USER"`
+	EmailPassword string `env:"EMAIL_HOST_PASSWORD" secret:"true"`
+	EmailUseTLS   bool   `env:"EMAIL_USE_TLS" envDefault:"false"`
+	DefaultFrom   string `env:"DEFAULT_FROM_EMAIL" envDefault:"Ouvira <no-reply@localhost>"`
+}
+
+// Validate says all that is wrong at once. What a command needs besides is
+// checked by the command.
+func (s *settings) Validate() error {
+	var errs []error
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	base, err := route.NormalizeHost(s.BaseDomain)
+	refuse(err != nil || strings.Contains(s.BaseDomain, ":"), "OUVIRA_BASE_DOMAIN: must be a host name such as example.com, without a port")
+	s.BaseDomain = base
+	refuse(s.PublicScheme != "http" && s.PublicScheme != "https", "OUVIRA_PUBLIC_SCHEME: must be http or https")
+	if s.PublicPort != "" {
+		port, err := strconv.ParseUint(s.PublicPort, 10, 16)
+		refuse(err != nil || port == 0, "OUVIRA_PUBLIC_PORT: must be a port between 1 and 65535, or empty")
+	}
+	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
+	for i, origin := range s.SignupOrigins {
+		s.SignupOrigins[i] = strings.TrimSpace(origin)
+		refuse(!tenant.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
+	}
+	_, err = httpserver.ParseProxies(s.TrustedProxies)
+	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
+	_, err = telemetry.Level(s.LogLevel)
+	refuse(err != nil, "OUVIRA_LOG_LEVEL: %v", err)
+	if s.Env == config.Production {
+		errs = append(errs, s.insecure()...)
+	}
+	return errors.Join(errs...)
+}
+
+// insecure names what production does not accept.
+func (s *settings) insecure() []error {
+	var errs []error
+	refuse := func(wrong bool, text string) {
+		if wrong {
+			errs = append(errs, errors.New(text))
+		}
+	}
+	refuse(s.PublicScheme != "https", "OUVIRA_PUBLIC_SCHEME: production wants https")
+	refuse(!s.EmailUseTLS, "EMAIL_USE_TLS: production wants true")
+	for name, address := range map[string]string{
+		"OUVIRA_CONTROL_DATABASE_URL": s.ControlDatabaseURL, "OUVIRA_NODE_DATABASE_URL": s.NodeDatabaseURL,
+	} {
+		u, err := url.Parse(address)
+		refuse(address != "" && (err != nil || u.Query().Get("sslmode") != "verify-full"), name+": production wants sslmode=verify-full")
+	}
+	for _, origin := range s.SignupOrigins {
+		refuse(!strings.HasPrefix(origin, "https://"), "OUVIRA_SIGNUP_ORIGINS: production wants https origins")
+	}
+	return errs
+}
+
+// needed says what serve, worker and all cannot do without.
+func (s *settings) needed() error {
+	var errs []error
+	for name, value := range map[string]string{
+		"OUVIRA_CONTROL_DATABASE_URL": s.ControlDatabaseURL,
+		"OUVIRA_CONTROL_KEY_FILE":     s.ControlKeyFile,
+		"OUVIRA_DATA_PUBLIC_KEY_FILE": s.DataPublicKeyFile,
+	} {
+		if value == "" {
+			errs = append(errs, config.Missing(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *settings) addresses() tenant.Addresses {
+	return tenant.Addresses{BaseDomain: s.BaseDomain, Scheme: s.PublicScheme, Port: s.PublicPort}
+}
+
+func (s *settings) mail() mail.Config {
+	return mail.Config{
+		Host: s.EmailHost, Port: int(s.EmailPort), User: s.EmailUser, Password: s.EmailPassword,
+		UseTLS: s.EmailUseTLS, From: s.DefaultFrom,
+	}
+}
+
+// secureCookies: on a developer's own machine there is no https, and a browser
+// would drop a secure cookie.
+func (s *settings) secureCookies() bool {
+	return s.Env == config.Production || s.PublicScheme == "https"
+}
+
+// Shares of every server's connection budget, where none is set. They leave
+// room for two nodes of 0.4.
+const (
+	serveShare  = 0.02 // adds servers and looks at them
+	workerShare = 0.1
+)
+
+// member is how this process is known among those that hold connections to
+// tenant servers.
+func (s *settings) member(command string) (id string, share float64) {
+	id, share = s.NodeID, s.ConnectionShare
+	if id == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		id = "control-" + command + "@" + host
+	}
+	if share == 0 {
+		share = workerShare
+		if command == commandServe {
+			share = serveShare
+		}
+	}
+	return id, share
+}

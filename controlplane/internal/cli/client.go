@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ouvira/ouvira/shared/problem"
+)
+
+const (
+	defaultURL  = "http://localhost:8080"
+	callTimeout = 60 * time.Second
+	maxAnswer   = 16 << 20
+)
+
+// apiError is a refusal of the API.
+type apiError struct {
+	Status  int
+	Problem problem.Problem
+}
+
+func (e *apiError) Error() string {
+	if e.Problem.Detail != "" {
+		return e.Problem.Detail
+	}
+	return fmt.Sprintf("the control plane answered %d %s", e.Status, http.StatusText(e.Status))
+}
+
+func (e *apiError) exitCode() int {
+	switch e.Status {
+	case http.StatusNotFound:
+		return ExitNotFound
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return ExitConflict
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return ExitRefused
+	}
+	return ExitFailure
+}
+
+// client speaks to the control plane as the saved login, or as OUVIRA_TOKEN.
+type client struct {
+	base    string
+	token   string
+	session *session // nil: the token is from the environment, or there is none
+	http    *http.Client
+}
+
+// client finds out where to go and who we are.
+func (a *app) client() (*client, error) {
+	c := &client{base: defaultURL, http: &http.Client{Timeout: callTimeout, CheckRedirect: noRedirect}}
+	saved, err := a.sessions()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case a.url != "":
+		c.base = a.url
+	case saved.last() != "":
+		c.base = saved.last()
+	}
+	u, err := url.Parse(c.base)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usageError{errors.New("the address of the control plane must be like https://control.example.com")}
+	}
+	c.base = u.Scheme + "://" + u.Host + strings.TrimSuffix(u.Path, "/")
+	if token := a.Getenv("OUVIRA_TOKEN"); token != "" {
+		c.token = token
+		return c, nil
+	}
+	if s := saved.of(c.base); s != nil {
+		c.session, c.token = s, s.Access
+	}
+	return c, nil
+}
+
+// noRedirect keeps the token from travelling to where an answer points.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// call sends body (nil: none) and decodes the answer into out (nil: ignored).
+// A saved login whose access token has expired is refreshed once.
+func (c *client) call(ctx context.Context, method, path string, body, out any) error {
+	raw, err := c.raw(ctx, method, path, body)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return fmt.Errorf("the control plane's answer is not what this release expects: %w", err)
+	}
+	return nil
+}
+
+func (c *client) raw(ctx context.Context, method, path string, body any) ([]byte, error) {
+	raw, err := c.once(ctx, method, path, body)
+	var refused *apiError
+	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized && c.session != nil {
+		if refreshed := c.refresh(ctx); refreshed != nil {
+			return nil, err
+		}
+		return c.once(ctx, method, path, body)
+	}
+	return raw, err
+}
+
+func (c *client) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
+	var sent io.Reader = http.NoBody
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode the request: %w", err)
+		}
+		sent = bytes.NewReader(text)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, sent)
+	if err != nil {
+		return nil, fmt.Errorf("make the request: %w", err)
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	return r, nil
+}
+
+func (c *client) once(ctx context.Context, method, path string, body any) ([]byte, error) {
+	r, err := c.request(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, unreachable(c.base, err)
+	}
+	defer answer.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err != nil {
+		return nil, unreachable(c.base, err)
+	}
+	return raw, refusal(answer, raw)
+}
+
+func unreachable(base string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return fmt.Errorf("the control plane does not answer at %s: is it running, and is OUVIRA_URL right?", base)
+}
+
+func refusal(answer *http.Response, raw []byte) error {
+	if answer.StatusCode < http.StatusMultipleChoices {
+		return nil
+	}
+	e := &apiError{Status: answer.StatusCode}
+	_ = json.Unmarshal(raw, &e.Problem) // a proxy may answer something else
+	return e
+}
+
+// page is a page of any list.
+type page[T any] struct {
+	Items      []T     `json:"items"`
+	NextCursor *string `json:"next_cursor"`
+}
+
+// all follows a list to its end, or until it has limit items (0: no limit).
+func all[T any](ctx context.Context, c *client, path string, query url.Values, limit int) ([]T, error) {
+	query.Set("limit", "100")
+	var items []T
+	for {
+		var p page[T]
+		if err := c.call(ctx, http.MethodGet, path+"?"+query.Encode(), nil, &p); err != nil {
+			return nil, err
+		}
+		items = append(items, p.Items...)
+		if limit > 0 && len(items) >= limit {
+			return items[:limit], nil
+		}
+		if p.NextCursor == nil || *p.NextCursor == "" {
+			return items, nil
+		}
+		query.Set("cursor", *p.NextCursor)
+	}
+}

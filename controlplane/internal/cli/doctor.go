@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+)
+
+// finding of the control plane's look at the servers.
+type finding struct {
+	Code     string  `json:"code"`
+	Severity string  `json:"severity"`
+	Server   string  `json:"server"`
+	TenantID *string `json:"tenant_id"`
+	Object   string  `json:"object"`
+	Message  string  `json:"message"`
+	Action   string  `json:"action"`
+}
+
+var findingColumns = []column[finding]{
+	{"severity", false, func(f finding) string { return f.Severity }},
+	{"server", false, func(f finding) string { return f.Server }},
+	{"object", false, func(f finding) string { return f.Object }},
+	{"what", false, func(f finding) string { return f.Message }},
+	{"what to do", false, func(f finding) string { return f.Action }},
+	{"code", true, func(f finding) string { return f.Code }},
+}
+
+// errFindings ends the command with a failure after the table was shown.
+var errFindings = errors.New("the doctor found something that affects tenants")
+
+func (a *app) doctor() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Compare what the control plane believes with what the servers hold", Args: cobra.NoArgs,
+		Long: "Looks at the servers, at operations that failed, and at whether what the control database says is\n" +
+			"what the Postgres servers hold. It changes nothing. Exit code 1 when tenants are affected.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			var report struct {
+				Findings []finding `json:"findings"`
+				Servers  int       `json:"servers"`
+				Tenants  int       `json:"tenants"`
+			}
+			if err := client.call(cmd.Context(), http.MethodGet, "/v1/reconcile", nil, &report); err != nil {
+				return err
+			}
+			more, err := a.examine(cmd.Context(), client)
+			if err != nil {
+				return err
+			}
+			report.Findings = append(more, report.Findings...)
+			fmt.Fprintf(a.Err, "%d servers, %d tenants, %d findings\n", report.Servers, report.Tenants, len(report.Findings))
+			if len(report.Findings) > 0 || a.format == "json" || a.format == "yaml" {
+				if err := printList(a, report.Findings, findingColumns); err != nil {
+					return err
+				}
+			}
+			for _, f := range report.Findings {
+				if f.Severity == "error" {
+					return errFindings
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// examine looks at what needs no look at the servers themselves.
+func (a *app) examine(ctx context.Context, c *client) ([]finding, error) {
+	var findings []finding
+	servers, err := all[server](ctx, c, "/v1/servers", url.Values{}, 0)
+	if err != nil {
+		return nil, err
+	}
+	free := 0
+	for _, s := range servers {
+		if s.Status == "active" {
+			free += s.Free
+		}
+		if s.Version < 160000 {
+			findings = append(findings, finding{
+				Code: "postgres_15", Severity: "warning", Server: s.Name, Object: "ouvira_provisioner",
+				Message: "Postgres 15 cannot contain CREATEROLE: the provisioner could grant itself more than it has.",
+				Action:  "Upgrade the server to Postgres 16 or later.",
+			})
+		}
+	}
+	if free == 0 {
+		findings = append(findings, finding{
+			Code: "no_capacity", Severity: "warning", Object: "capacity",
+			Message: "No active server has room for another tenant: sign-ups wait.",
+			Action:  "Add a server (ouvira server add), or raise a capacity.",
+		})
+	}
+	failed, err := all[operation](ctx, c, "/v1/operations", url.Values{"status": {"failed"}}, 20)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range failed {
+		findings = append(findings, finding{
+			Code: "operation_failed", Severity: "warning", TenantID: o.TenantID, Object: o.Kind + " " + o.ID,
+			Message: "The operation has failed.", Action: o.why(),
+		})
+	}
+	return findings, nil
+}

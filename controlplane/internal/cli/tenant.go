@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// tenant as the API shows it.
+type tenant struct {
+	ID            string         `json:"id"`
+	Slug          string         `json:"slug"`
+	Name          string         `json:"name"`
+	Status        string         `json:"status"`
+	StatusReason  string         `json:"status_reason"`
+	Mode          string         `json:"mode"`
+	Server        *string        `json:"server"`
+	SchemaVersion int64          `json:"schema_version"`
+	PrimaryDomain string         `json:"primary_domain"`
+	Plan          string         `json:"plan"`
+	OnTrial       bool           `json:"on_trial"`
+	PaidUntil     *string        `json:"paid_until"`
+	Settings      map[string]any `json:"settings"`
+	PurgeAt       *time.Time     `json:"purge_at"`
+	CreatedAt     time.Time      `json:"created_at"`
+	UpdatedAt     time.Time      `json:"updated_at"`
+}
+
+var tenantColumns = []column[tenant]{
+	{"slug", false, func(t tenant) string { return t.Slug }},
+	{"name", false, func(t tenant) string { return t.Name }},
+	{"status", false, func(t tenant) string { return t.Status }},
+	{"server", false, func(t tenant) string { return deref(t.Server) }},
+	{"domain", false, func(t tenant) string { return t.PrimaryDomain }},
+	{"plan", true, func(t tenant) string { return t.Plan }},
+	{"mode", true, func(t tenant) string { return t.Mode }},
+	{"schema", true, func(t tenant) string { return strconv.FormatInt(t.SchemaVersion, 10) }},
+	{"reason", true, func(t tenant) string { return t.StatusReason }},
+	{"created", false, func(t tenant) string { return moment(t.CreatedAt) }},
+	{"id", true, func(t tenant) string { return t.ID }},
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func (a *app) tenant() *cobra.Command {
+	group := &cobra.Command{Use: "tenant", Short: "Customers of the platform"}
+	group.AddCommand(a.tenantCreate(), a.tenantList(), a.tenantShow())
+	return group
+}
+
+func (a *app) tenantCreate() *cobra.Command {
+	var name, email, owner, plan, server string
+	var wait bool
+	c := &cobra.Command{
+		Use: "create SLUG", Short: "Create a tenant; its owner gets a link by mail", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			body := map[string]any{"slug": args[0], "name": name, "owner": map[string]string{"email": email, "full_name": owner}}
+			if plan != "" {
+				body["plan"] = plan
+			}
+			if server != "" {
+				body["server"] = server
+			}
+			var created struct {
+				Tenant    tenant    `json:"tenant"`
+				Operation operation `json:"operation"`
+			}
+			if err := client.call(cmd.Context(), http.MethodPost, "/v1/tenants", body, &created); err != nil {
+				return err
+			}
+			if !wait {
+				return printOne(a, created.Tenant, tenantColumns)
+			}
+			if err := a.follow(cmd.Context(), client, created.Operation.ID); err != nil {
+				return err
+			}
+			var now tenant
+			if err := client.call(cmd.Context(), http.MethodGet, "/v1/tenants/"+created.Tenant.ID, nil, &now); err != nil {
+				return err
+			}
+			return printOne(a, now, tenantColumns)
+		},
+	}
+	c.Flags().StringVar(&name, "name", "", "name of the tenant and of its first company")
+	c.Flags().StringVar(&email, "owner-email", "", "address of the first user")
+	c.Flags().StringVar(&owner, "owner-name", "", "full name of the first user")
+	c.Flags().StringVar(&plan, "plan", "", "code of the plan")
+	c.Flags().StringVar(&server, "server", "", "name of the Postgres server (default: the emptiest)")
+	c.Flags().BoolVar(&wait, "wait", false, "follow the operation to its end")
+	for _, required := range []string{"name", "owner-email", "owner-name"} {
+		_ = c.MarkFlagRequired(required)
+	}
+	return c
+}
+
+func (a *app) tenantList() *cobra.Command {
+	var q, status, sort string
+	var limit int
+	c := &cobra.Command{
+		Use: "list", Short: "List tenants", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			query := url.Values{}
+			for name, value := range map[string]string{"q": q, "status": status, "sort": sort} {
+				if value != "" {
+					query.Set(name, value)
+				}
+			}
+			items, err := all[tenant](cmd.Context(), client, "/v1/tenants", query, limit)
+			if err != nil {
+				return err
+			}
+			return printList(a, items, tenantColumns)
+		},
+	}
+	c.Flags().StringVarP(&q, "query", "q", "", "part of the slug or the name")
+	c.Flags().StringVar(&status, "status", "", "provisioning, active, suspended, deleted, purged or failed")
+	c.Flags().StringVar(&sort, "sort", "", "created_at, slug or name; with - in front for the other direction")
+	c.Flags().IntVar(&limit, "limit", 0, "at most so many (0: all)")
+	return c
+}
+
+func (a *app) tenantShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show SLUG|ID", Short: "Show a tenant", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			var t tenant
+			if err := client.call(cmd.Context(), http.MethodGet, "/v1/tenants/"+url.PathEscape(args[0]), nil, &t); err != nil {
+				return err
+			}
+			return printOne(a, t, tenantColumns)
+		},
+	}
+}
