@@ -145,9 +145,9 @@ func TestSec12AnIssuerOrAudienceThatIsEmptyDoesNotStart(t *testing.T) {
 	nameless := *n.A.Route
 	nameless.TenantID = uuid.Nil
 	access, _ := n.login(t, n.A)
-	anyone := n.forge(t, access, func(f *forgery) { f.claims["aud"] = "" })
+	anyone := n.forge(t, access, func(f *forgery) { f.claims["aud"] = uuid.Nil.String() })
 	if _, err := tokens.Verify(&nameless, anyone); err == nil {
-		t.Error("a tenant without an id accepts tokens without an audience")
+		t.Error("a tenant without an id accepts tokens for nobody")
 	}
 }
 
@@ -201,6 +201,15 @@ func TestSec16ParallelRefreshesGiveOneChild(t *testing.T) {
 	n := newNode(t)
 	_, parent := n.login(t, n.A)
 	children := make([]string, 20)
+	// The callers line up at a lock, so that they are under way at once.
+	conn := testdb.Connect(t, n.A.AdminURL)
+	gate, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gate.Exec(t.Context(), "SELECT FROM public.refresh_tokens FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
 	var callers sync.WaitGroup
 	for i := range children {
 		callers.Go(func() {
@@ -216,6 +225,15 @@ func TestSec16ParallelRefreshesGiveOneChild(t *testing.T) {
 				return
 			}
 		})
+	}
+	const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+	for deadline := time.Now().Add(10 * time.Second); value[int](t, n.A, waiting) < 5; {
+		if time.Now().After(deadline) {
+			t.Fatal("the callers do not line up")
+		}
+	}
+	if err := gate.Commit(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	callers.Wait()
 	slices.Sort(children)
