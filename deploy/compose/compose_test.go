@@ -14,6 +14,8 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/ouvira/ouvira/shared/config"
 )
 
 const root = "../.."
@@ -76,7 +78,7 @@ func TestDependenciesWait(t *testing.T) {
 		}
 	}
 	for _, plane := range []string{"control", "worker", "data-0", "data-1"} {
-		if reaches(project, plane, "pg-control") == false {
+		if !reaches(project, plane, "pg-control") {
 			t.Errorf("%s does not wait for the control database", plane)
 		}
 	}
@@ -191,6 +193,21 @@ func TestSec37KeysAreApart(t *testing.T) {
 		for _, volume := range service.Volumes {
 			if owner, ok := keyring[volume.Source]; ok && !strings.Contains(service.Image, owner) {
 				t.Errorf("%s (%s) mounts %s", name, service.Image, volume.Source)
+			}
+		}
+	}
+}
+
+// TestSettingsExist: the programs refuse names they do not know.
+func TestSettingsExist(t *testing.T) {
+	t.Parallel()
+	for name, service := range load(t, "*").Services {
+		for key, value := range service.Environment {
+			if strings.HasPrefix(key, "OUVIRA_") && !config.KnownName(key) {
+				t.Errorf("%s: there is no setting %s", name, key)
+			}
+			if value == nil || *value == "" {
+				t.Errorf("%s: %s has no value, so it depends on the shell", name, key)
 			}
 		}
 	}
