@@ -2,6 +2,7 @@ package walls
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -97,12 +98,8 @@ func moduleWall(from, to string, extra map[string][]string) string {
 	if fromModule == toModule {
 		return ""
 	}
-	for _, allowed := range [][]string{mayImport[fromModule], extra[fromModule]} {
-		for _, m := range allowed {
-			if m == toModule {
-				return ""
-			}
-		}
+	if slices.Contains(mayImport[fromModule], toModule) || slices.Contains(extra[fromModule], toModule) {
+		return ""
 	}
 	return fmt.Sprintf("%s may not depend on %s", fromModule, toModule)
 }
@@ -174,14 +171,7 @@ func isQueries(path string) bool {
 
 // storey is where a room stands in the engine, -1 for the others.
 func storey(room string) int {
-	for i, rooms := range engine {
-		for _, r := range rooms {
-			if r == room {
-				return i
-			}
-		}
-	}
-	return -1
+	return slices.IndexFunc(engine, func(rooms []string) bool { return slices.Contains(rooms, room) })
 }
 
 func excused(from string) bool {
