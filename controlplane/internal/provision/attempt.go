@@ -291,4 +291,3 @@ func (a *attempt) closeInside() {
 func (a *attempt) comment() string {
 	return fmt.Sprintf("%s/%d", a.run.TenantID, a.tenant.incarnation)
 }
-

@@ -351,4 +351,3 @@ func (s *session) empty(ctx context.Context, database string) error {
 		}
 	}
 }
-

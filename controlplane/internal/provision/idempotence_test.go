@@ -310,4 +310,3 @@ func TestTwoRunsAtOnce(t *testing.T) {
 		w.checkTenant(t, admin, tenant)
 	}
 }
-

@@ -2,11 +2,201 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/pg"
 )
+
+// connections to a server: one in postgres, one that visits the databases.
+const connections = 2
 
 // Look compares every server that is not offline. A server that cannot be
 // reached is a finding, not an error. Errors: those of the control database.
 func (s *Service) Look(ctx context.Context) (Report, error) {
-	return Report{Findings: []Finding{}, At: time.Now()}, ctx.Err()
+	report := Report{Findings: []Finding{}, At: time.Now().UTC()}
+	servers, err := s.servers.List(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	for _, srv := range servers {
+		if srv.Status == "offline" {
+			continue
+		}
+		tenants, err := s.tenants(ctx, srv.ID)
+		if err != nil {
+			return Report{}, err
+		}
+		report.Servers++
+		report.Tenants += len(tenants)
+		c := comparison{server: srv, tenants: tenants}
+		if err := s.visit(ctx, srv, &c); err != nil {
+			if ctx.Err() != nil {
+				return Report{}, ctx.Err()
+			}
+			s.log.WarnContext(ctx, "reconciler could not look at a server", "server", srv.Name, "error", err)
+			c.find("server_unreachable", SeverityError, nil, srv.Name, "The server could not be looked at: "+pg.Explain(err)+".",
+				"Start the server, or correct its address or credential; then look again.")
+		} else {
+			c.compare()
+		}
+		report.Findings = append(report.Findings, c.findings...)
+	}
+	return report, nil
+}
+
+// tenant is what the control database says.
+type tenant struct {
+	ID             uuid.UUID
+	Status         string
+	Incarnation    int
+	Database       *string
+	SchemaVersion  int64
+	MaxConnections int
+}
+
+// served tells whether the tenant's database has to be complete.
+func (t tenant) served() bool { return t.Status == "active" || t.Status == "suspended" }
+
+func (t tenant) comment() string { return fmt.Sprintf("%s/%d", t.ID, t.Incarnation) }
+
+func (s *Service) tenants(ctx context.Context, id uuid.UUID) ([]tenant, error) {
+	rows, err := s.db.Query(ctx, `
+		SELECT t.id, t.status, t.incarnation, t.database_name, t.schema_version, p.max_connections
+		FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id
+		WHERE t.server_id = $1 ORDER BY t.id`, id)
+	if err != nil {
+		return nil, fmt.Errorf("read the tenants of a server: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[tenant])
+}
+
+// visit reads what the server holds.
+func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison) error {
+	access, err := s.servers.Open(ctx, srv.ID, connections)
+	if err != nil {
+		return err
+	}
+	defer access.Close()
+	admin, err := access.Connect(ctx, server.Target{ApplicationName: "ouvira/reconcile"})
+	if err != nil {
+		return err
+	}
+	defer admin.Close(context.WithoutCancel(ctx))
+	if err := c.read(ctx, admin); err != nil {
+		return err
+	}
+	c.inside = map[string]inside{}
+	for _, t := range c.tenants {
+		if t.Database == nil || !t.served() {
+			continue
+		}
+		if d, there := c.databases[*t.Database]; !there || !d.Open || d.Limit == invalidDatabase {
+			continue
+		}
+		c.inside[*t.Database] = look(ctx, access, *t.Database)
+	}
+	return nil
+}
+
+// inside is what a tenant's database says about itself.
+type inside struct {
+	tenant      uuid.UUID
+	incarnation int
+	version     int64
+	dirty       bool
+	err         error
+}
+
+func look(ctx context.Context, access *server.Access, database string) (found inside) {
+	conn, err := access.Connect(ctx, server.Target{Database: database, Role: migrations.OwnerRole, ApplicationName: "ouvira/reconcile"})
+	if err != nil {
+		return inside{err: err}
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	found.err = conn.QueryRow(ctx, `
+		SELECT m.tenant_id, m.incarnation, v.version, v.dirty FROM ouvira.marker m CROSS JOIN ouvira.schema_migrations v`).
+		Scan(&found.tenant, &found.incarnation, &found.version, &found.dirty)
+	return found
+}
+
+// invalidDatabase is datconnlimit of a database whose DROP was interrupted.
+const invalidDatabase = -2
+
+// database as the server lists it.
+type database struct {
+	Name     string
+	Open     bool
+	Limit    int
+	Owner    string
+	Comment  string
+	Public   bool     // PUBLIC has any right in it
+	CanEnter []string // roles with CONNECT granted by name
+}
+
+// role is a login role of a tenant.
+type role struct {
+	Name        string
+	CanLogin    bool
+	Limit       int
+	Superuser   bool
+	Memberships []string
+	TempLimited bool
+}
+
+// read asks for directories first: one that belongs to a database made in
+// between is then not taken for an orphan.
+func (c *comparison) read(ctx context.Context, q pg.Querier) error {
+	var err error
+	if c.unprepared, err = server.Unprepared(ctx, q); err != nil {
+		return err
+	}
+	if c.directories, err = collect[int64](ctx, q, pgx.RowTo[int64], `
+		SELECT d::bigint FROM pg_ls_dir('base', true, false) d
+		WHERE d ~ '^[0-9]+$' AND NOT EXISTS (
+		    SELECT FROM pg_stat_activity WHERE state = 'active' AND query ILIKE 'CREATE DATABASE%')`); err != nil {
+		return err
+	}
+	if c.oids, err = collect[int64](ctx, q, pgx.RowTo[int64], "SELECT oid::bigint FROM pg_database"); err != nil {
+		return err
+	}
+	databases, err := collect[database](ctx, q, pgx.RowToStructByPos[database], `
+		SELECT d.datname, d.datallowconn, d.datconnlimit, pg_get_userbyid(d.datdba), COALESCE(shobj_description(d.oid, 'pg_database'), ''),
+		       EXISTS (SELECT FROM aclexplode(COALESCE(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee = 0),
+		       ARRAY(SELECT r.rolname::text FROM aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
+		             WHERE a.privilege_type = 'CONNECT' AND a.grantee <> d.datdba ORDER BY 1)
+		FROM pg_database d ORDER BY d.datname`)
+	if err != nil {
+		return err
+	}
+	c.databases = make(map[string]database, len(databases))
+	for _, d := range databases {
+		c.databases[d.Name] = d
+	}
+	roles, err := collect[role](ctx, q, pgx.RowToStructByPos[role], `
+		SELECT r.rolname, r.rolcanlogin, r.rolconnlimit, r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls,
+		       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1),
+		       COALESCE(r.rolconfig::text LIKE '%temp_file_limit=%', false)
+		FROM pg_roles r WHERE r.rolname ~ '^ov_[0-9a-f]{20}$' ORDER BY r.rolname`)
+	if err != nil {
+		return err
+	}
+	c.roles = make(map[string]role, len(roles))
+	for _, r := range roles {
+		c.roles[r.Name] = r
+	}
+	return nil
+}
+
+func collect[T any](ctx context.Context, q pg.Querier, into pgx.RowToFunc[T], sql string) ([]T, error) {
+	rows, err := q.Query(ctx, sql)
+	if err != nil {
+		return nil, fmt.Errorf("look at the server: %w", err)
+	}
+	return pgx.CollectRows(rows, into)
 }

@@ -13,10 +13,20 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 )
 
+// Severity of a finding.
+type Severity string
+
+// SeverityError: a tenant or its isolation is affected. SeverityWarning: none
+// is yet.
+const (
+	SeverityError   Severity = "error"
+	SeverityWarning Severity = "warning"
+)
+
 // Finding is one difference.
 type Finding struct {
-	Code     string     `json:"code"`      // stable: "database_missing", "orphan_role", …
-	Severity string     `json:"severity"`  // error: tenants are affected; warning: they are not
+	Code     string     `json:"code"` // stable: "database_missing", "orphan_role", …
+	Severity Severity   `json:"severity"`
 	ServerID uuid.UUID  `json:"server_id"` // where
 	Server   string     `json:"server"`
 	TenantID *uuid.UUID `json:"tenant_id"`
