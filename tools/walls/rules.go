@@ -42,6 +42,7 @@ var web = []string{
 var webExceptions = map[string]string{
 	"controlplane/internal/httpapi": "this is the HTTP surface",
 	"dataplane/internal/httpapi":    "this is the HTTP surface",
+	"controlplane/internal/cli":     "the CLI is a client of that surface",
 }
 
 // engine is the part of the control plane that runs long work, outermost
