@@ -30,6 +30,27 @@ func (d *database) logFile() string                 { return d.server.LogFile() 
 // postgresNames are the Postgres servers of a stack.
 var postgresNames = []string{PGControl, PGA, PGB}
 
+// portsFree fails with the first port that is taken: of those that the base
+// gives, and those that the Postgres servers had in the last run. A server keeps
+// its port, because the control plane knows it by that.
+func (s *Stack) portsFree() error {
+	if err := s.ports.check(); err != nil {
+		return err
+	}
+	for _, name := range postgresNames {
+		port := s.secrets.Ports[name]
+		if port == 0 {
+			continue
+		}
+		listener, err := net.Listen("tcp", loopback(port))
+		if err != nil {
+			return fmt.Errorf("port %d, which the Postgres server %s had in the last run, is taken by another program (%w). Stop that program, or forget the stack with `make reset`", port, name, err)
+		}
+		_ = listener.Close()
+	}
+	return nil
+}
+
 // startPostgres starts the servers at once: most of a start is waiting.
 func (s *Stack) startPostgres(ctx context.Context) error {
 	place, note, err := pgserver.Place(s.options.State)
@@ -74,13 +95,6 @@ func (s *Stack) sweep(place string) error {
 }
 
 func (s *Stack) startServer(ctx context.Context, name, dir string) (*pgserver.Server, error) {
-	if port := s.secrets.Ports[name]; port != 0 {
-		listener, err := net.Listen("tcp", loopback(port))
-		if err != nil {
-			return nil, fmt.Errorf("port %d, which the Postgres server %s had in the last run, is taken by another program (%w). Stop that program, or forget the stack with `make reset`", port, name, err)
-		}
-		_ = listener.Close()
-	}
 	settings := map[string]string{}
 	if s.options.Disposable {
 		settings = pgserver.TestSettings()

@@ -118,14 +118,14 @@ func (s *Stack) takeState(context.Context) error {
 // awaitPorts gives the guardian of a stack that was just killed the time to end
 // what it left; else a taken port is an error at once.
 func (s *Stack) awaitPorts(ctx context.Context) error {
-	err := s.ports.check()
+	err := s.portsFree()
 	if err == nil || !exists(s.supervisorPath()) {
 		return err
 	}
 	s.say("waiting for what the last run left")
 	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
-	if poll(ctx, readyPoll, "", func(context.Context) (bool, string, error) { return s.ports.check() == nil, "", nil }) == nil {
+	if poll(ctx, readyPoll, "", func(context.Context) (bool, string, error) { return s.portsFree() == nil, "", nil }) == nil {
 		return nil
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -395,6 +396,33 @@ func TestWhatStandsInTheWayIsNamed(t *testing.T) {
 				t.Errorf("%s: the error does not name %q: %v", name, say, err)
 			}
 		}
+	}
+}
+
+func TestAPostgresPortThatIsTakenIsNamed(t *testing.T) {
+	t.Parallel()
+	o, _ := options(t)
+	o.NoTenants = true
+	running := start(t, o)
+	address, err := url.Parse(running.PostgresURL(stack.PGB))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := running.Close(); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", address.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	again, err := stack.Start(t.Context(), o)
+	if err == nil {
+		_ = again.Close()
+		t.Fatal("it started")
+	}
+	if !strings.Contains(err.Error(), address.Port()) || !strings.Contains(err.Error(), "pg-b") || !strings.Contains(err.Error(), "make reset") {
+		t.Errorf("the error does not help: %v", err)
 	}
 }
 
