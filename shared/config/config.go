@@ -86,9 +86,11 @@ func collect(environ []string) (map[string]string, error) {
 		if strings.HasPrefix(name, prefix) && !KnownName(name) {
 			errs = append(errs, fmt.Errorf("%s: there is no such setting. Did you mean %s?", name, nearest(name)))
 		}
-		if value != "" {
-			values[name] = value
+		if value == "" {
+			delete(values, name)
+			continue
 		}
+		values[name] = value
 	}
 	for alias, name := range aliases {
 		value, set := values[alias]

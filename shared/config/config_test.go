@@ -31,7 +31,7 @@ func (s *settings) Validate() error {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	got, err := config.LoadFrom[settings]([]string{
-		"PATH=/bin", "OUVIRA_URL=http://localhost:8080", "OUVIRA_AUTH_COOKIES=true", "OUVIRA_TRUSTED_PROXIES=10.0.0.0/8,192.0.2.1", "OUVIRA_ENV=",
+		"PATH=/bin", "OUVIRA_URL=http://localhost:8080", "OUVIRA_AUTH_COOKIES=true", "OUVIRA_TRUSTED_PROXIES=10.0.0.0/8,192.0.2.1", "OUVIRA_ENV=production", "OUVIRA_ENV=",
 	})
 	if err != nil {
 		t.Fatal(err)
