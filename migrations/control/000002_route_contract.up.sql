@@ -61,8 +61,10 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    -- Joining is rare and must be seen by others who join: one at a time.
-    LOCK TABLE control.members IN SHARE ROW EXCLUSIVE MODE;
+    -- Joining is rare and must be seen by others who join: one at a time. Not by
+    -- a lock on the table: the UPDATE above holds one already, and two who join
+    -- would wait for each other's.
+    PERFORM pg_advisory_xact_lock(hashtextextended('control.members', 0));
     SELECT COALESCE(sum(connection_share), 0) INTO taken
     FROM control.members WHERE id <> p_id AND last_seen_at > now() - interval '30 s';
     IF taken + p_share > 1 THEN

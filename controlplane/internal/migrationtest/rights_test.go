@@ -1,6 +1,7 @@
 package migrationtest
 
 import (
+	"fmt"
 	"net/url"
 	"testing"
 
@@ -110,4 +111,36 @@ func TestSharesAreRefusedOverTheWhole(t *testing.T) {
 	}
 	mustExec(t, connect(t, address), "UPDATE control.members SET last_seen_at = now() - interval '1 min' WHERE id = 'b'")
 	mustExec(t, node, "SELECT node.heartbeat('c', 'node', 0.2, 1, 2, 0)") // b is forgotten
+}
+
+// A whole installation that starts at once must not lose a process to a
+// deadlock.
+func TestManyJoinAtOnce(t *testing.T) {
+	t.Parallel()
+	address := as(t, control(t), migrations.NodeRole)
+	const joining = 8
+	var nodes []*pgx.Conn
+	for range joining {
+		nodes = append(nodes, connect(t, address))
+	}
+	failures := make(chan error, joining)
+	for i, node := range nodes {
+		go func() {
+			// Joins with a changed share again and again: the slow way each time.
+			for round := range 20 {
+				_, err := node.Exec(t.Context(), "SELECT node.heartbeat($1, 'node', $2::float8::numeric(4, 3), 1, 2, 0)",
+					fmt.Sprintf("node-%d", i), 0.1+0.01*float64(round%2))
+				if err != nil {
+					failures <- err
+					return
+				}
+			}
+			failures <- nil
+		}()
+	}
+	for range joining {
+		if err := <-failures; err != nil {
+			t.Error(err)
+		}
+	}
 }
