@@ -72,7 +72,11 @@ func Run(ctx context.Context, o Options) error {
 	for i, s := range servers {
 		go func() { failed <- s.Serve(listeners[i]) }()
 	}
-	o.Logger.Info("listening", slog.String("public", public.Addr().String()), slog.Any("internal", internalAddr))
+	attrs := []slog.Attr{slog.String("public", public.Addr().String())}
+	if internalAddr != nil {
+		attrs = append(attrs, slog.String("internal", internalAddr.String()))
+	}
+	o.Logger.LogAttrs(ctx, slog.LevelInfo, "listening", attrs...)
 	if o.Listening != nil {
 		o.Listening(public.Addr(), internalAddr)
 	}

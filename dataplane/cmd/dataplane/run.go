@@ -98,6 +98,7 @@ func keys(args []string) error {
 	secret := flags.String("data-key-file", "", "where to write the key (only nodes may read it)")
 	public := flags.String("public-key-file", "", "where to write its public half (for the control plane)")
 	ifMissing := flags.Bool("if-missing", false, "do nothing when both files are there (a container that runs at each start)")
+	flags.SetOutput(io.Discard) // the error says it
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
