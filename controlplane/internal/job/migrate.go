@@ -50,7 +50,13 @@ func Migrate(ctx context.Context, dsn string) error {
 	if _, err := guard.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('ouvira.river', 0))"); err != nil {
 		return fmt.Errorf("lock River's migrations: %w", err)
 	}
-	if _, err := pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+Schema); err != nil {
+	// IF NOT EXISTS would want the right to create it even when it is there.
+	var there bool
+	err = pool.QueryRow(ctx, "SELECT to_regnamespace($1) IS NOT NULL", Schema).Scan(&there)
+	if err == nil && !there {
+		_, err = pool.Exec(ctx, "CREATE SCHEMA "+Schema)
+	}
+	if err != nil {
 		return fmt.Errorf("make River's schema: %w", err)
 	}
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{
