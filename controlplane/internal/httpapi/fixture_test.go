@@ -83,7 +83,9 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	return w
 }
 
-func (w *world) cli() *audit.Actor { return &audit.Actor{Kind: audit.KindCLI, ID: "test", Name: "test"} }
+func (w *world) cli() *audit.Actor {
+	return &audit.Actor{Kind: audit.KindCLI, ID: "test", Name: "test"}
+}
 
 // operator makes an account and signs it in.
 func (w *world) operator(t *testing.T, role operator.Role) (token string) {
