@@ -65,6 +65,7 @@ type Directory struct {
 	changed chan struct{} // closed and replaced after each applied change
 
 	version  atomic.Int64
+	pulled   atomic.Int64 // pulls begun
 	pulledAt atomic.Int64 // UnixNano of the last successful pull; 0 before the first
 
 	subscribers []func(Event) // complete before Run
@@ -189,6 +190,10 @@ func (d *Directory) Age() time.Duration {
 
 // Version is that of the route clock up to which everything is known.
 func (d *Directory) Version() int64 { return d.version.Load() }
+
+// Pulls is how many pulls have begun. It should follow the polls rather than
+// the changes.
+func (d *Directory) Pulls() int64 { return d.pulled.Load() }
 
 // PrimaryHost is the host under which the tenant's own links are written: its
 // primary custom domain, else its name on the platform. It never comes from a

@@ -203,6 +203,7 @@ func (d *Directory) beat(ctx context.Context, pool *pgxpool.Pool) {
 // fly pulls once and tells who waits for it.
 func (d *Directory) fly(ctx context.Context, pool *pgxpool.Pool) error {
 	f := d.pulls.begin()
+	d.pulled.Add(1)
 	f.err = d.pull(ctx, pool)
 	close(f.done)
 	if f.err != nil && ctx.Err() == nil {
