@@ -2,11 +2,14 @@ package provision_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -21,6 +24,7 @@ type spy struct {
 	before func(ctx context.Context, step string) error
 	after  func(ctx context.Context, step string) error
 	twice  bool
+	said   func(err error) // what the real step returned
 }
 
 func (s *spy) Begin(run *operation.Run) operation.Attempt {
@@ -44,7 +48,11 @@ func (a *spyAttempt) Step(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	if err := a.Attempt.Step(ctx, name); err != nil {
+	err := a.Attempt.Step(ctx, name)
+	if a.spy.said != nil {
+		a.spy.said(err)
+	}
+	if err != nil {
 		return err
 	}
 	if a.spy.after != nil {
@@ -213,6 +221,76 @@ func TestStalledRunChangesNothing(t *testing.T) {
 			w.checkTenant(t, admin, tenant)
 		}
 	})
+}
+
+// TestFenceOnTheServer: a run ends the connections of earlier runs of its
+// operation, whatever they do, and no others.
+func TestFenceOnTheServer(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, version string) {
+		w := newWorld(t)
+		pgServer := tenantServer(t, version)
+		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		_, op := w.tenant(t, "acme", provision.Params{})
+		_, other := w.tenant(t, "globex", provision.Params{})
+		connect := func(name string) *pgx.Conn {
+			return testdb.Connect(t, pgServer.provisionerURL+"&application_name="+url.QueryEscape(name))
+		}
+		earlier := connect(operation.ApplicationPrefix + op.String() + "/0")
+		stranger := connect(operation.ApplicationPrefix + other.String() + "/0")
+		w.mustRun(t, op)
+		if _, err := earlier.Exec(t.Context(), "SELECT 1"); pg.Code(err) != pg.CodeAdminShutdown {
+			t.Errorf("the earlier run's connection: %v", err)
+		}
+		if _, err := stranger.Exec(t.Context(), "SELECT 1"); err != nil {
+			t.Errorf("another operation's connection: %v", err)
+		}
+	})
+}
+
+// TestStalledBeforeConnecting: a run that was overtaken before it had a
+// connection finds out after connecting, and does not act.
+func TestStalledBeforeConnecting(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pgServer := tenantServer(t, testdb.System)
+	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	for i, step := range []string{provision.StepDatabase, provision.StepLockdown, provision.StepMigrate, provision.StepSeed} {
+		tenant, op := w.tenant(t, fmt.Sprintf("late-%d", i), provision.Params{})
+		dying := w.spied(&spy{before: func(ctx context.Context, name string) error {
+			if name == step {
+				return die(ctx, name)
+			}
+			return nil
+		}})
+		if err := dying.Run(t.Context(), op); err != nil {
+			t.Fatal(err)
+		}
+		w.bury(t, op)
+		asleep, wake := make(chan struct{}), make(chan struct{})
+		var said error
+		stalled := w.spied(&spy{
+			before: func(context.Context, string) error {
+				close(asleep)
+				<-wake
+				return nil
+			},
+			said: func(err error) { said = err },
+		})
+		ended := make(chan error, 1)
+		go func() { ended <- stalled.Run(context.Background(), op) }()
+		<-asleep
+		w.bury(t, op)
+		w.mustRun(t, op)
+		close(wake)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(said, operation.ErrFenced) {
+			t.Errorf("%s: the stalled run's step said %v", step, said)
+		}
+		w.checkTenant(t, testdb.Connect(t, pgServer.URL()), tenant)
+	}
 }
 
 // TestWhatACrashInsideTheDatabaseStepLeaves makes by hand what a killed run or
