@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,7 +41,6 @@ type world struct {
 	keys     controltest.Keys
 	rooms    httpapi.Rooms
 	queue    *job.Queue
-	log      *bytes.Buffer
 	draining chan struct{}
 	url      string
 }
@@ -253,4 +253,22 @@ func (w *world) active(t *testing.T, slug string) (id string) {
 func (w *world) routeVersion(t *testing.T, tenantID string) int64 {
 	t.Helper()
 	return one[int64](t, w, "SELECT version FROM node.routes_v1 WHERE tenant_id = $1", tenantID)
+}
+
+// syncBuffer is a log that several goroutines write.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }

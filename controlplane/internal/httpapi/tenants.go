@@ -191,7 +191,7 @@ func (a *api) suspendTenant(ctx context.Context, in *suspendInput) (*body[Tenant
 type resumeInput struct {
 	TenantPath
 
-	Body struct{} `required:"false"`
+	Body *struct{} // may be absent
 }
 
 func (a *api) resumeTenant(ctx context.Context, in *resumeInput) (*body[Tenant], error) {
