@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
@@ -27,7 +28,12 @@ import (
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) {
+	// The guardian of the test server lives as long as the process.
+	testdb.Main(m, func() error {
+		return goleak.Find(goleak.IgnoreAnyFunction("github.com/ouvira/ouvira/shared/testdb/guardian.(*guardian).start.func1"))
+	})
+}
 
 // node is a node of the data plane in this process, with two tenants.
 type node struct {
