@@ -86,8 +86,8 @@ check-generate: generate
 .PHONY: check-tidy
 check-tidy:
 	@for m in $(MODULES) tools; do \
-		(cd $$m && GOWORK=off $(GO) mod tidy -diff) || { echo "$$m/go.mod is not tidy: cd $$m && GOWORK=off go mod tidy" >&2; exit 1; }; \
-	done
+		(cd $$m && GOWORK=off $(GO) mod tidy -diff) || { echo "$$m/go.mod is not tidy: run \"make tidy\" and commit the result." >&2; failed=1; }; \
+	done; exit $${failed:-0}
 
 # Each module must build without the workspace: that is how others will use it,
 # and go.work hides a missing requirement.
@@ -95,10 +95,10 @@ check-tidy:
 check-standalone:
 	@for m in $(MODULES) tools; do \
 		echo "build and vet $$m alone"; \
-		(cd $$m && GOWORK=off $(GO) build ./... && GOWORK=off $(GO) vet ./...) || exit 1; \
-	done
-	@echo "vet the workspace with failpoints"
-	@$(GO) vet -tags failpoints $(PKGS)
+		(cd $$m && GOWORK=off $(GO) build ./... && GOWORK=off $(GO) vet ./...) || failed=1; \
+	done; \
+	echo "vet the workspace with failpoints"; \
+	$(GO) vet -tags failpoints $(PKGS) || failed=1; exit $${failed:-0}
 
 .PHONY: walls
 walls: ## Check who imports whom (CONTRIBUTING.md, "The walls")
