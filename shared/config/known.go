@@ -19,7 +19,7 @@ var Known = []Setting{
 	{"OUVIRA_TRUSTED_PROXIES", "Networks, separated by commas, whose `X-Forwarded-For` and `X-Tenant` are believed."},
 	{"OUVIRA_CONTROL_DATABASE_URL", "The control database, as the role of the control plane."},
 	{"OUVIRA_NODE_DATABASE_URL", "The control database, as the role `ouvira_node`."},
-	{"OUVIRA_NODE_ID", "Stable name of this process. It keeps its share of connections across restarts."},
+	{"OUVIRA_NODE_ID", "Stable name of this process, by which it keeps its share of connections across restarts. Default: the machine's name and the port."},
 	{"OUVIRA_CONNECTION_SHARE", "The part (0 to 1) of every tenant server's connection budget that this process may hold."},
 	{"OUVIRA_DATA_KEY_FILE", "The data plane's private key (opens tenant credentials) and sealing keys. Data plane only."},
 	{"OUVIRA_DATA_PUBLIC_KEY_FILE", "The data plane's public key, to which the control plane seals tenant credentials."},

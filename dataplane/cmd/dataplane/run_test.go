@@ -87,7 +87,7 @@ func TestKeysGenerate(t *testing.T) {
 func TestSettingsThatCannotBeRight(t *testing.T) {
 	t.Parallel()
 	good := []string{"OUVIRA_NODE_DATABASE_URL=postgres://n:hunter2@db/o?sslmode=verify-full", "OUVIRA_DATA_KEY_FILE=/k"}
-	if out, err := try(t, good, "--print-config"); err != nil || strings.Contains(out, "hunter2") || !strings.Contains(out, "OUVIRA_LISTEN=:8000\n") {
+	if out, err := try(t, good, "--print-config"); err != nil || strings.Contains(out, "hunter2") || !strings.Contains(out, "OUVIRA_LISTEN=:8000\n") || !strings.Contains(out, "-8000\n") {
 		t.Errorf("--print-config: %v\n%s", err, out)
 	}
 	for entry, want := range map[string]string{

@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { testdb.Main(m) }
 
 // controlDatabase is a migrated control database that routes to the tenants.
-func controlDatabase(t *testing.T, f *tenanttest.Fixture) (nodeURL string) {
+func controlDatabase(t *testing.T, f *tenanttest.Fixture) (nodeURL, superuserURL string) {
 	t.Helper()
 	fingerprint, err := migrations.Control.Fingerprint()
 	must(t, err)
@@ -58,7 +58,7 @@ func controlDatabase(t *testing.T, f *tenanttest.Fixture) (nodeURL string) {
 		_, err = conn.Exec(t.Context(), "SELECT control.publish_route($1)", tenant.ID)
 		must(t, err)
 	}
-	return tenanttest.WithRole(address, migrations.NodeRole)
+	return tenanttest.WithRole(address, migrations.NodeRole), address
 }
 
 func must(t *testing.T, err error) {
@@ -83,21 +83,27 @@ func get(t *testing.T, method, address, host, body string) (int, string) {
 	return response.StatusCode, string(raw)
 }
 
-func TestServe(t *testing.T) {
-	t.Parallel()
-	f := tenanttest.New(t)
-	environ := []string{
-		"OUVIRA_NODE_DATABASE_URL=" + controlDatabase(t, f), "OUVIRA_DATA_KEY_FILE=" + f.KeyFile,
-		"OUVIRA_LISTEN=127.0.0.1:0", "OUVIRA_INTERNAL_LISTEN=127.0.0.1:0", "OUVIRA_NODE_ID=node-1",
-	}
+// running is a node in this process.
+type running struct {
+	public, internal string // addresses
+	ended            <-chan error
+	stop             context.CancelFunc
+}
+
+// start runs "serve" and waits until it is ready.
+func start(t *testing.T, f *tenanttest.Fixture, nodeURL string) running {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	reader, writer := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, []string{"serve"}, environ, writer)
+		ended <- run(ctx, []string{"serve"}, []string{
+			"OUVIRA_NODE_DATABASE_URL=" + nodeURL, "OUVIRA_DATA_KEY_FILE=" + f.KeyFile,
+			"OUVIRA_LISTEN=127.0.0.1:0", "OUVIRA_INTERNAL_LISTEN=127.0.0.1:0", "OUVIRA_NODE_ID=node-1",
+		}, writer)
 		_ = writer.Close()
 	}()
+	t.Cleanup(stop)
 	var listening struct{ Public, Internal string }
 	log := bufio.NewScanner(reader)
 	for listening.Public == "" && log.Scan() {
@@ -107,36 +113,45 @@ func TestServe(t *testing.T) {
 	if listening.Public == "" {
 		t.Fatalf("the node does not listen: %v", <-ended)
 	}
-
-	internal := "http://" + listening.Internal
+	n := running{"http://" + listening.Public, "http://" + listening.Internal, ended, stop}
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		status, body := get(t, http.MethodGet, internal+"/readyz", "", "")
-		if status == 200 {
-			break
+		status, body := get(t, http.MethodGet, n.internal+"/readyz", "", "")
+		if status == http.StatusOK {
+			return n
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("not ready: %s", body)
 		}
 	}
-	if _, err := try(t, []string{"OUVIRA_INTERNAL_LISTEN=" + listening.Internal}, "healthcheck"); err != nil {
+}
+
+func loginBody(tenant tenanttest.Tenant) string {
+	return `{"identifier":"` + tenant.OwnerEmail + `","password":"` + tenanttest.OwnerPassword + `"}`
+}
+
+func TestServe(t *testing.T) {
+	t.Parallel()
+	f := tenanttest.New(t)
+	nodeURL, _ := controlDatabase(t, f)
+	n := start(t, f, nodeURL)
+	if _, err := try(t, []string{"OUVIRA_INTERNAL_LISTEN=" + strings.TrimPrefix(n.internal, "http://")}, "healthcheck"); err != nil {
 		t.Errorf("healthcheck: %v", err)
 	}
-	login := `{"identifier":"` + f.A.OwnerEmail + `","password":"` + tenanttest.OwnerPassword + `"}`
-	if status, body := get(t, http.MethodPost, "http://"+listening.Public+"/auth/login", "acme.localhost", login); status != 200 {
+	if status, body := get(t, http.MethodPost, n.public+"/auth/login", "acme.localhost", loginBody(f.A)); status != 200 {
 		t.Errorf("login at A: %d %s", status, body)
 	}
-	if status, _ := get(t, http.MethodPost, "http://"+listening.Public+"/auth/login", "globex.localhost", login); status != 401 {
+	if status, _ := get(t, http.MethodPost, n.public+"/auth/login", "globex.localhost", loginBody(f.A)); status != 401 {
 		t.Errorf("A's owner at B: %d", status)
 	}
-	if status, _ := get(t, http.MethodGet, "http://"+listening.Public+"/metrics", "acme.localhost", ""); status != 404 {
+	if status, _ := get(t, http.MethodGet, n.public+"/metrics", "acme.localhost", ""); status != 404 {
 		t.Errorf("metrics on the public listener: %d", status)
 	}
-	if status, body := get(t, http.MethodGet, internal+"/metrics", "", ""); status != 200 || !strings.Contains(body, "ouvira_http_request_duration_seconds") {
+	if status, body := get(t, http.MethodGet, n.internal+"/metrics", "", ""); status != 200 || !strings.Contains(body, "ouvira_http_request_duration_seconds") {
 		t.Errorf("metrics: %d", status)
 	}
-	stop()
+	n.stop()
 	select {
-	case err := <-ended:
+	case err := <-n.ended:
 		if err != nil {
 			t.Errorf("the end: %v", err)
 		}
@@ -145,10 +160,37 @@ func TestServe(t *testing.T) {
 	}
 }
 
+func TestSec06ASuspendedTenantHears403BeforeItsRouteArrives(t *testing.T) {
+	t.Parallel()
+	f := tenanttest.New(t)
+	nodeURL, control := controlDatabase(t, f)
+	n := start(t, f, nodeURL)
+	if status, body := get(t, http.MethodPost, n.public+"/auth/login", "acme.localhost", loginBody(f.A)); status != 200 {
+		t.Fatalf("login: %d %s", status, body)
+	}
+	// The new route is not notified, and the fence is there already: the node
+	// must ask before it answers.
+	fence := testdb.Connect(t, f.A.AdminURL)
+	_, err := fence.Exec(t.Context(), "REVOKE ouvira_app FROM "+f.A.Route.Database)
+	must(t, err)
+	_, err = testdb.Connect(t, control).Exec(t.Context(), `
+		WITH tenant AS (UPDATE control.tenants SET status = 'suspended' WHERE slug = 'acme' RETURNING id),
+		     clock AS (UPDATE control.route_clock SET version = version + 1 RETURNING version)
+		UPDATE control.routes r SET version = clock.version FROM tenant, clock WHERE r.tenant_id = tenant.id`)
+	must(t, err)
+	if status, body := get(t, http.MethodPost, n.public+"/auth/login", "acme.localhost", loginBody(f.A)); status != 403 || !strings.Contains(body, "tenant_suspended") {
+		t.Errorf("got %d %s", status, body)
+	}
+	if status, body := get(t, http.MethodPost, n.public+"/auth/login", "globex.localhost", loginBody(f.B)); status != 200 {
+		t.Errorf("the other tenant: %d %s", status, body)
+	}
+}
+
 func TestServeSaysWhyItCannotStart(t *testing.T) {
 	t.Parallel()
 	f := tenanttest.New(t)
-	good, err := url.Parse(controlDatabase(t, f))
+	nodeURL, _ := controlDatabase(t, f)
+	good, err := url.Parse(nodeURL)
 	must(t, err)
 	wrong := *good
 	wrong.RawQuery = "sslmode=disable"

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"os"
 	"strconv"
 
 	"github.com/ouvira/ouvira/shared/config"
@@ -23,14 +25,17 @@ type settings struct {
 	InternalListen  string   `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9000"`
 	TrustedProxies  []string `env:"OUVIRA_TRUSTED_PROXIES"`
 	NodeDatabaseURL string   `env:"OUVIRA_NODE_DATABASE_URL" secret:"url"`
-	NodeID          string   `env:"OUVIRA_NODE_ID" envDefault:"node"`
+	NodeID          string   `env:"OUVIRA_NODE_ID"`
 	ConnectionShare float64  `env:"OUVIRA_CONNECTION_SHARE" envDefault:"0.4"`
 	DataKeyFile     string   `env:"OUVIRA_DATA_KEY_FILE"`
 }
 
-// Validate says all that is wrong at once.
+// Validate completes the settings and says all that is wrong at once.
 func (s *settings) Validate() error {
 	var errs []error
+	if s.NodeID == "" {
+		s.NodeID = defaultNodeID(s.Listen)
+	}
 	refuse := func(wrong bool, format string, args ...any) {
 		if wrong {
 			errs = append(errs, fmt.Errorf(format, args...))
@@ -70,4 +75,19 @@ func (s *settings) insecure() []error {
 		errs = append(errs, errors.New("OUVIRA_NODE_DATABASE_URL: production wants sslmode=verify-full"))
 	}
 	return errs
+}
+
+// defaultNodeID is the machine and the port: stable across restarts, and two
+// nodes on one machine differ. Nodes of the same name would count as one and
+// together hold more connections than their share.
+func defaultNodeID(listen string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "node"
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return host
+	}
+	return host + "-" + port
 }

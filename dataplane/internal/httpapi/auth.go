@@ -112,6 +112,6 @@ type jwksOutput struct {
 
 func (s *server) jwks(_ context.Context, sc *scope, _ *struct{}) (*jwksOutput, error) {
 	out := &jwksOutput{CacheControl: "public, max-age=60"}
-	out.Body.Keys = sc.tenant.Route.Keys
+	out.Body.Keys = append([]route.JWK{}, sc.tenant.Route.Keys...) // never null
 	return out, nil
 }

@@ -16,6 +16,10 @@ import (
 	"github.com/ouvira/ouvira/shared/route"
 )
 
+// refreshTimeout bounds the wait for the control database after a refusal: a
+// node must answer without it too.
+const refreshTimeout = 2 * time.Second
+
 // databaseFault turns what a database said in the middle of a request into
 // what the caller can do about it. What is a mistake of ours stays an error,
 // and becomes a 500.
@@ -39,7 +43,9 @@ func (s *server) databaseFault(ctx context.Context, r *route.Route, err error) e
 }
 
 func (s *server) refusalNow(ctx context.Context, r *route.Route) error {
-	if err := s.Routes.Refresh(ctx, r.Version); err != nil {
+	refreshing, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	if err := s.Routes.Refresh(refreshing, 0); err != nil { // 0: whatever version this node has
 		return nil // the caller answers 503, which is true as well
 	}
 	current, _ := s.Routes.ByID(r.TenantID)
