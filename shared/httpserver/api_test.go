@@ -62,7 +62,8 @@ func serve(t *testing.T, log io.Writer, proxies httpserver.Proxies) http.Handler
 	huma.Register(api, huma.Operation{OperationID: "get-person", Method: http.MethodGet, Path: "/person/{id}"},
 		func(_ context.Context, _ *struct {
 			ID int64 `path:"id" minimum:"1"`
-		}) (*struct{}, error) {
+		},
+		) (*struct{}, error) {
 			return &struct{}{}, nil
 		})
 	return router

@@ -24,8 +24,12 @@ func TestSec01TokenOfAAtB(t *testing.T) {
 	access, refresh := n.login(t, n.A)
 	expect(t, "at home, which fills the cache", n.ask(t, http.MethodGet, hostOf(n.A), "/account/me", nil, bearer(access)), 200)
 	for _, call := range [][2]string{
-		{http.MethodGet, "/account/me"}, {http.MethodGet, "/account/profile"}, {http.MethodGet, "/company"},
-		{http.MethodPost, "/company"}, {http.MethodGet, "/company/1"}, {http.MethodPost, "/auth/logout"},
+		{http.MethodGet, "/account/me"},
+		{http.MethodGet, "/account/profile"},
+		{http.MethodGet, "/company"},
+		{http.MethodPost, "/company"},
+		{http.MethodGet, "/company/1"},
+		{http.MethodPost, "/auth/logout"},
 	} {
 		for range 2 {
 			expect(t, call[1], n.ask(t, call[0], hostOf(n.B), call[1], nil, bearer(access)), 401, "invalid_token")
