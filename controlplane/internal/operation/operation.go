@@ -192,7 +192,7 @@ type Filter struct {
 	Kind     string
 	Status   Status
 	Before   uuid.UUID // only older ones: the last id of the previous page
-	Limit    int       // default 50, at most 200
+	Limit    int       // default 50, at most 500
 }
 
 // List returns operations, the newest first.
@@ -207,7 +207,7 @@ func (s *Store) List(ctx context.Context, f Filter) ([]*Operation, error) {
 		  AND ($3::text = '' OR o.status = $3)
 		  AND ($4::uuid = $6 OR o.id < $4)
 		ORDER BY o.id DESC LIMIT $5`,
-		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 200), uuid.Nil)
+		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 500), uuid.Nil)
 	if err != nil {
 		return nil, fmt.Errorf("list operations: %w", err)
 	}

@@ -111,7 +111,7 @@ func (a *attempt) place(ctx context.Context) error {
 		switch {
 		case errors.Is(err, server.ErrNoCapacity):
 			return operation.Later("no_capacity", "No tenant server has room for another database.",
-				"Add a server or raise a server's capacity: the tenant is made as soon as there is room.").In(capacityPause).Because(err)
+				"Add a server (ouvira server add): the tenant is made as soon as there is room.").In(capacityPause).Because(err)
 		case errors.Is(err, server.ErrUnknown):
 			return operation.Fail("server_unknown", "The server that was asked for does not exist.", "Try again with a server that exists, or with none.").Because(err)
 		case err != nil:

@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/google/uuid"
@@ -81,11 +82,11 @@ func TestPlacementSpreads(t *testing.T) {
 		t.Errorf("with a draining: %v %v", id, err)
 	}
 	for _, wanted := range []string{"", "a", b.ID.String()} {
-		if _, err := place(wanted); err != server.ErrNoCapacity {
+		if _, err := place(wanted); !errors.Is(err, server.ErrNoCapacity) {
 			t.Errorf("wanted %q: %v", wanted, err)
 		}
 	}
-	if _, err := place("nowhere"); err != server.ErrUnknown {
+	if _, err := place("nowhere"); !errors.Is(err, server.ErrUnknown) {
 		t.Errorf("an unknown server: %v", err)
 	}
 	list, err := w.servers.List(t.Context())
@@ -160,23 +161,13 @@ func TestDyingWhileUndoing(t *testing.T) {
 	pgServer := tenantServer(t, testdb.System)
 	w.addServer(t, "a", pgServer.provisionerURL, 10)
 	tenant, op := w.tenant(t, "acme", provision.Params{})
-	runner := w.spied(&spy{before: func(_ context.Context, step string) error {
-		if step == provision.StepSeed {
-			return operation.Fail("test", "It fails.", "Nothing.")
-		}
-		return nil
-	}})
-	// The undoing cannot reach the server: the failure stays decided.
-	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.servers SET host = '127.0.0.1', port = 1"); err != nil {
-		t.Fatal(err)
-	}
-	port := pgServer.Port()
 	restore := func() {
-		if _, err := w.Pool.Exec(t.Context(), "UPDATE control.servers SET port = $1", port); err != nil {
+		if _, err := w.Pool.Exec(t.Context(), "UPDATE control.servers SET port = $1", pgServer.Port()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	restore()
+	// Everything is built, then the server moves out of reach: the failure is
+	// decided, and the undoing has to wait.
 	moved := w.spied(&spy{before: func(_ context.Context, step string) error {
 		if step == provision.StepLockdown {
 			if _, err := w.Pool.Exec(context.Background(), "UPDATE control.servers SET port = 1"); err != nil {
@@ -198,7 +189,11 @@ func TestDyingWhileUndoing(t *testing.T) {
 		t.Fatalf("%s %+v", o.Status, o.Error)
 	}
 	restore()
-	if err := runner.Run(t.Context(), op); err != nil {
+	undoing := w.spied(&spy{before: func(_ context.Context, step string) error {
+		t.Errorf("after the decision to fail, step %s was run", step)
+		return nil
+	}})
+	if err := undoing.Run(t.Context(), op); err != nil {
 		t.Fatal(err)
 	}
 	if o := w.get(t, op); o.Status != operation.Failed || o.Error.Code != "test" {

@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -46,7 +47,7 @@ func TestSec37ControlDatabaseAndKeyOpenNoTenant(t *testing.T) {
 		}
 	}
 	for _, c := range contexts(a) {
-		if _, err := w.Keys.Control.Unseal(rowA.Credential, c); err != seal.ErrOpen {
+		if _, err := w.Keys.Control.Unseal(rowA.Credential, c); !errors.Is(err, seal.ErrOpen) {
 			t.Errorf("the control key opened a tenant's credential in context %q: %v", c, err)
 		}
 	}
@@ -62,7 +63,7 @@ func TestSec37ControlDatabaseAndKeyOpenNoTenant(t *testing.T) {
 		"another tenant's":      {rowB.Credential, a, 1},
 		"another incarnation's": {rowA.Credential, a, 2},
 	} {
-		if _, err := w.Data.Open(attempt.sealed, route.CredentialContext(attempt.tenant, attempt.of)); err != seal.ErrOpen {
+		if _, err := w.Data.Open(attempt.sealed, route.CredentialContext(attempt.tenant, attempt.of)); !errors.Is(err, seal.ErrOpen) {
 			t.Errorf("%s ciphertext opened: %v", name, err)
 		}
 	}
@@ -217,7 +218,7 @@ func TestSec46CreatedClosedLockedDownThenOpened(t *testing.T) {
 				       EXISTS (SELECT FROM aclexplode(COALESCE(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee = 0),
 				       EXISTS (SELECT FROM aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee WHERE r.rolname = d.datname)
 				FROM pg_database d WHERE d.datname = $1`, name).Scan(&s.exists, &s.open, &s.public, &s.role)
-			if err != nil && err != pgx.ErrNoRows {
+			if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 				t.Error(err)
 			}
 			return s

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -155,6 +156,10 @@ func inspect(ctx context.Context, a address) (facts, error) {
 
 func connect(ctx context.Context, a address) (*pgx.Conn, error) {
 	conn, err := (&Access{address: a}).Connect(ctx, Target{ApplicationName: "ouvira/server"})
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return nil, invalid("tls.ca", "untrusted", "The server's certificate cannot be verified: give the CA that has signed it, and a host name that it is for.").Because(err)
+	}
 	if err != nil {
 		return nil, invalid("url", "unreachable", upperFirst(pg.Explain(err))+".").Because(err)
 	}

@@ -49,9 +49,6 @@ type address struct {
 // and seal.ErrOpen when the control key is not the one the server was added
 // with.
 func (s *Service) Open(ctx context.Context, id uuid.UUID, connections int) (*Access, error) {
-	if err := s.waitJoined(ctx); err != nil {
-		return nil, err
-	}
 	server, err := s.Get(ctx, id)
 	if err != nil {
 		return nil, err

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -74,12 +73,10 @@ type New struct {
 type Options struct {
 	// Production refuses a TLS mode below verify-full.
 	Production bool
-	// Share of every server's connection budget that this process may hold;
-	// default 0.1.
+	// Share of every server's connection budget that this process may hold, as
+	// it is announced in the control database; default 0.1. One run's few
+	// connections are always allowed, also where that is more.
 	Share float64
-	// Member says that this process announces its share (Announce), and that
-	// nothing connects before it is held.
-	Member bool
 }
 
 // Service knows the servers. It may be used by several goroutines.
@@ -89,8 +86,6 @@ type Service struct {
 	log     *slog.Logger
 	options Options
 	budgets budgets
-	joined  chan struct{}
-	join    func()
 }
 
 // NewService makes the room.
@@ -98,11 +93,7 @@ func NewService(db *pgxpool.Pool, key *seal.ControlKey, log *slog.Logger, o Opti
 	if o.Share <= 0 {
 		o.Share = 0.1
 	}
-	joined := make(chan struct{})
-	return &Service{
-		db: db, key: key, log: log, options: o,
-		joined: joined, join: sync.OnceFunc(func() { close(joined) }),
-	}
+	return &Service{db: db, key: key, log: log, options: o}
 }
 
 const selectServers = `

@@ -243,31 +243,3 @@ func TestShareBoundsConnections(t *testing.T) {
 	}
 	held.Close()
 }
-
-func TestAMemberWaitsForItsShare(t *testing.T) {
-	t.Parallel()
-	s, control := newService(t, server.Options{Share: 0.5, Member: true})
-	added, err := s.Add(t.Context(), spec("a", testdb.Server(t, testdb.System).URL()), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := s.Open(ended, added.ID, 1); err == nil {
-		t.Fatal("connected without a share")
-	}
-	running, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { s.Announce(running, "worker-1"); close(done) }()
-	access, err := s.Open(t.Context(), added.ID, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	access.Close()
-	var share string
-	if err := control.Pool.QueryRow(t.Context(), "SELECT kind || ' ' || connection_share FROM control.members WHERE id = 'worker-1'").Scan(&share); err != nil || share != "worker 0.500" {
-		t.Errorf("%q %v", share, err)
-	}
-	stop()
-	<-done
-}
