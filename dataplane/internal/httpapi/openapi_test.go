@@ -2,7 +2,10 @@ package httpapi_test
 
 import (
 	"bytes"
+	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
@@ -20,5 +23,37 @@ func TestTheCommittedDocumentIsTheCodes(t *testing.T) {
 	}
 	if !bytes.Equal(document, committed) {
 		t.Error("dataplane/openapi.yaml is out of date: go run ./cmd/dataplane openapi > openapi.yaml (make generate does it)")
+	}
+}
+
+// What is open to anyone is decided here a second time: an operation that is
+// opened by mistake fails this test.
+var openOperations = []string{"login", "refresh-token", "reset-password", "register", "signing-keys"}
+
+func TestEveryOtherOperationWantsAToken(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	document := n.ask(t, http.MethodGet, "any.example", "/openapi.json", nil)
+	paths, _ := document.at("paths").(map[string]any)
+	if len(paths) < 10 {
+		t.Fatalf("only %d paths", len(paths))
+	}
+	for path, item := range paths {
+		operations, _ := item.(map[string]any)
+		for method, described := range operations {
+			operation, _ := described.(map[string]any)
+			id, _ := operation["operationId"].(string)
+			_, declared := operation["security"]
+			if open := slices.Contains(openOperations, id); declared != open {
+				t.Errorf("%s: declared open %v, meant open %v", id, declared, open)
+			} else if open {
+				continue
+			}
+			a := n.ask(t, strings.ToUpper(method), hostOf(n.A), strings.ReplaceAll(path, "{id}", "1"), nil)
+			expect(t, id+" without a token", a, http.StatusUnauthorized, "invalid_token")
+		}
+	}
+	if n.leases(n.A) != 0 {
+		t.Error("a request without a token reached the database")
 	}
 }
