@@ -9,10 +9,14 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
@@ -25,6 +29,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -163,7 +168,32 @@ func op[I, O any](a *api, method, path string, who access, status int, id, summa
 			operation.Description = "Needs the permission `" + string(who.permission) + "`."
 		}
 	}
-	huma.Register(a.huma, operation, h)
+	huma.Register(a.huma, operation, func(ctx context.Context, in *I) (*O, error) {
+		out, err := h(ctx, in)
+		return out, withoutDatabase(err)
+	})
+}
+
+// withoutDatabase says that the control database is away, which is not the
+// caller's concern but passes: 503 instead of 500.
+func withoutDatabase(err error) error {
+	if err == nil {
+		return nil
+	}
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return err
+	}
+	switch pg.Code(err) {
+	case pg.CodeAdminShutdown, pg.CodeCannotConnectNow, pg.CodeTooManyConnections, "57P02":
+	default:
+		var network *net.OpError
+		if !pg.IsConnect(err) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &network) {
+			return err
+		}
+	}
+	return fault.Unavailable("The control database does not answer. Try again in a moment; tenants are served meanwhile.").
+		Code("database_unavailable").RetryAfter(time.Second).Because(err)
 }
 
 // tagOf groups operations by the first part of the path.
