@@ -110,6 +110,9 @@ func refuseStrangers(c *cobra.Command) {
 		case cmd.HasSubCommands():
 			err = cobra.NoArgs(cmd, args)
 		}
+		if err == nil { // cobra would look later, and call it a failure
+			err = cmd.ValidateRequiredFlags()
+		}
 		if err != nil {
 			return usageError{err}
 		}
