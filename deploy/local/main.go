@@ -51,7 +51,11 @@ func run(ctx context.Context, arguments []string, out io.Writer) error {
 	case len(words) == 1 && words[0] == "reset":
 		return reset(state, out)
 	case len(words) == 2 && (words[0] == "start" || words[0] == "stop"):
-		return stack.Ask(ctx, state, words[0], words[1])
+		if err := stack.Ask(ctx, state, words[0], words[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s: %s done.\n", words[1], words[0])
+		return nil
 	default:
 		return errUsage
 	}
