@@ -250,6 +250,7 @@ func fetchWithLibrary(repository string) func(context.Context, string) error {
 		if repository != "" {
 			config = config.BinaryRepositoryURL(repository)
 		}
+		defer sweepLogs(time.Now())
 		server := embedded.NewDatabase(config)
 		startErr := server.Start()
 		if startErr == nil {
@@ -259,6 +260,17 @@ func fetchWithLibrary(repository string) func(context.Context, string) error {
 			return fmt.Errorf("the library embedded-postgres could not fetch Postgres (is the network there?): %w", startErr)
 		}
 		return nil
+	}
+}
+
+// sweepLogs removes the log that the library leaves among the temporary files
+// when it is stopped early.
+func sweepLogs(since time.Time) {
+	logs, _ := filepath.Glob(filepath.Join(os.TempDir(), "embedded_postgres_log*"))
+	for _, log := range logs {
+		if info, err := os.Stat(log); err == nil && !info.ModTime().Before(since.Add(-time.Second)) {
+			_ = os.Remove(log)
+		}
 	}
 }
 
