@@ -1,0 +1,224 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/deploy/stack"
+)
+
+// bin holds the planes, built with failpoints, for all tests.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ouvira-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	root, err := stack.Root()
+	if err == nil {
+		err = stack.Build(context.Background(), root, dir, "failpoints")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	bin = dir
+	return m.Run()
+}
+
+// portMu keeps two stacks of this process from choosing the same ports.
+var portMu sync.Mutex
+
+// start brings up a stack that ends with the test. Its failpoints are armed in
+// the returned folder.
+func start(t *testing.T, o stack.Options) (*stack.Stack, string) {
+	t.Helper()
+	failpoints := t.TempDir()
+	o.State, o.Bin, o.Disposable = t.TempDir(), bin, true
+	if o.Env == nil {
+		o.Env = map[string]map[string]string{}
+	}
+	if o.Env[""] == nil {
+		o.Env[""] = map[string]string{}
+	}
+	o.Env[""]["OUVIRA_FAILPOINT_DIR"] = failpoints
+	portMu.Lock()
+	defer portMu.Unlock()
+	base, err := stack.FreePortBase()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.PortBase = base
+	s, err := stack.Start(t.Context(), o)
+	if err != nil {
+		t.Fatalf("start the stack: %v\n%s", err, logs(o.State))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(logs(o.State))
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("stop the stack: %v", err)
+		}
+	})
+	return s, failpoints
+}
+
+// logs are the last lines that each program wrote.
+func logs(state string) string {
+	files, _ := filepath.Glob(filepath.Join(state, "log", "*.log"))
+	out := ""
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		if len(text) > 3000 {
+			text = text[len(text)-3000:]
+		}
+		out += "--- " + filepath.Base(file) + "\n" + string(text) + "\n"
+	}
+	return out
+}
+
+// eventually waits for the condition, which explains itself while it is not
+// true, and fails the test after the limit.
+func eventually(t *testing.T, limit time.Duration, condition func() (bool, string)) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, why := condition()
+		if ok {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatalf("not within %s: %s", limit, why)
+		case <-tick.C:
+		}
+	}
+}
+
+// customer is a tenant in the making.
+type customer struct {
+	slug, email, password string
+	signup                string
+}
+
+// signUp takes a customer up to the verified code, and not further.
+func signUp(t *testing.T, s *stack.Stack, slug string) customer {
+	t.Helper()
+	c := customer{slug: slug, email: "owner@" + slug + ".example", password: "correct horse battery " + slug}
+	asked := time.Now()
+	var made struct {
+		ID string `json:"id"`
+	}
+	err := s.ControlAPI().Want(t.Context(), http.StatusCreated, http.MethodPost, "/v1/signups", map[string]string{
+		"company_name": "Company " + slug, "slug": slug, "full_name": "Owner of " + slug, "email": c.email, "password": c.password,
+	}, &made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := s.Code(t.Context(), c.email, asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.ControlAPI().Want(t.Context(), http.StatusAccepted, http.MethodPost, "/v1/signups/"+made.ID+"/verify", map[string]string{"code": code}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.signup = made.ID
+	return c
+}
+
+// state of a sign-up as anyone may see it.
+type state struct {
+	Status string `json:"status"`
+	Reason string `json:"reason"`
+}
+
+func (c customer) state(ctx context.Context, s *stack.Stack) state {
+	var got state
+	if err := s.ControlAPI().Want(ctx, http.StatusOK, http.MethodGet, "/v1/signups/"+c.signup, nil, &got); err != nil {
+		got.Reason = err.Error()
+	}
+	return got
+}
+
+// login at a node; the answer's tokens.
+func (c customer) login(t *testing.T, s *stack.Stack, node int) stack.API {
+	t.Helper()
+	api := s.TenantAPI(node, c.slug)
+	var session struct {
+		Tokens struct {
+			Access string `json:"access"`
+		} `json:"tokens"`
+	}
+	eventually(t, 10*time.Second, func() (bool, string) {
+		err := api.Want(t.Context(), http.StatusOK, http.MethodPost, "/auth/login", map[string]string{"identifier": c.email, "password": c.password}, &session)
+		return err == nil, fmt.Sprint(err)
+	})
+	api.Token = session.Tokens.Access
+	return api
+}
+
+// sql opens a connection to a server of the stack that ends with the test.
+func sql(t *testing.T, address string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// column runs a query of one column.
+func column[T any](t *testing.T, address, query string, args ...any) []T {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(t.Context(), query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// inDatabase is the address of another database on the same server, for
+// another user where one is named.
+func inDatabase(t *testing.T, address, database string, user *url.Userinfo) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + database
+	if user != nil {
+		u.User = user
+	}
+	return u.String()
+}
