@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
@@ -142,13 +144,14 @@ func LimitBody(next http.Handler) http.Handler {
 }
 
 // TidyPath brings the spellings of a path to one: without a trailing slash,
-// and without the prefix ("/api", may be empty). A path with a NUL is refused,
-// because it would end up in a query that Postgres refuses.
+// and without the prefix ("/api", may be empty). An address with a NUL or with
+// invalid UTF-8 is refused, because it would end up in a query that Postgres
+// refuses.
 func TidyPath(prefix string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.ContainsRune(r.URL.Path, 0) || strings.Contains(r.URL.RawQuery, "%00") {
-				problem.Write(w, r, fault.Malformed("The address contains a NUL character."))
+			if !isText(r.URL) {
+				problem.Write(w, r, fault.Malformed("The address contains a character that is not text (invalid UTF-8, or NUL)."))
 				return
 			}
 			path, raw := tidy(r.URL.Path, prefix), r.URL.RawPath
@@ -165,6 +168,13 @@ func TidyPath(prefix string) func(http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+// isText tells whether path and query can be read at all and are what a
+// database can store.
+func isText(u *url.URL) bool {
+	query, err := url.QueryUnescape(u.RawQuery)
+	return err == nil && utf8.ValidString(u.Path) && utf8.ValidString(query) && !strings.ContainsRune(u.Path+query, 0)
 }
 
 func tidy(path, prefix string) string {

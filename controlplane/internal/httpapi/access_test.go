@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -91,8 +92,9 @@ func TestEveryOperationTimesEveryRole(t *testing.T) {
 	}
 }
 
-// The server does not start with an operation that does not say who may.
-func TestUndeclaredAccessIsRefused(t *testing.T) {
+// TestSec31 the server does not start with an operation that does not say who
+// may.
+func TestSec31UndeclaredAccessIsRefused(t *testing.T) {
 	t.Parallel()
 	if err := httpapi.CheckWith("/v1/tenants", operator.Permission("tenant.fly")); err == nil {
 		t.Error("an operation that needs an unknown permission was accepted")
@@ -190,9 +192,9 @@ func TestLoginRefreshLogout(t *testing.T) {
 	w.want(t, 401, "", "GET", "/v1/auth/me", nil, "Authorization", "Basic YTpi")
 }
 
-// A cookie is HttpOnly, has the prefix where it is secure, opens /jobs, and is
-// worth nothing to a page of another origin.
-func TestCookieLogin(t *testing.T) {
+// TestSec52 a cookie is HttpOnly, has the prefix where it is secure, opens
+// /jobs, and is worth nothing to a page of another origin.
+func TestSec52CookieLogin(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *httpapi.Options) { o.SecureCookies = true })
 	_, err := w.rooms.Operators.Create(t.Context(), w.cli(), operator.New{Email: "ada@ouvira.test", Role: operator.RoleOwner, Password: password})
@@ -382,6 +384,38 @@ func TestStreamsEndWhenDraining(t *testing.T) {
 	close(w.draining)
 	if _, err := stream.lines.ReadString('\n'); err != io.EOF {
 		t.Errorf("the stream goes on: %v", err)
+	}
+}
+
+// Streams outlive the timeouts that end slow requests.
+func TestStreamsOutliveTheTimeouts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	handler, err := httpapi.New(w.rooms, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const limit = 400 * time.Millisecond
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.ReadTimeout, s.Config.WriteTimeout = limit, limit
+	s.Start()
+	t.Cleanup(s.Close)
+	w.url = s.URL
+	var id uuid.UUID
+	err = pg.InTx(t.Context(), w.control.Pool, func(tx pgx.Tx) (err error) {
+		id, err = w.rooms.Operations.Enqueue(t.Context(), tx, operation.Spec{Kind: "test.walk", Steps: []string{"left"}, CreatedBy: "test"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := w.open(t, w.operator(t, operator.RoleOwner), "/v1/operations/"+id.String()+"/events")
+	for begun := time.Now(); time.Since(begun) < 4*limit; { // each turn waits for the stream's own look
+		stream.next(t)
+		w.exec(t, "UPDATE control.operations SET updated_at = clock_timestamp() WHERE id = $1", id)
+	}
+	w.exec(t, "UPDATE control.operations SET status = 'failed', updated_at = clock_timestamp() WHERE id = $1", id)
+	for stream.next(t).Status != operation.Failed {
 	}
 }
 

@@ -43,6 +43,8 @@ func TestBadInput(t *testing.T) {
 		"taken slug":              {"/v1/signups", with("slug", "acme"), 409, "slug", "taken"},
 		"no email":                {"/v1/signups", with("email", "bill"), 422, "email", "email"},
 		"email with a line break": {"/v1/signups", with("email", "bill@initech.example\r\nBcc: all@initech.example"), 422, "email", "email"},
+		"quoted email":            {"/v1/signups", with("email", `"bill@evil.example> RCPT TO:<x"@initech.example`), 422, "email", "email"},
+		"unicode email":           {"/v1/signups", with("email", "bíll@initech.example"), 422, "email", "email"},
 		"email with a name":       {"/v1/signups", with("email", "Bill <bill@initech.example>"), 422, "email", "email"},
 		"short password":          {"/v1/signups", with("password", "short"), 422, "password", "too_short"},
 		"common password":         {"/v1/signups", with("password", "passwordpassword"), 422, "password", "too_common"},
@@ -159,6 +161,10 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	w := newWorld(t)
 	w.want(t, 404, "", "GET", "/v1/nothing", nil)
 	w.want(t, 405, "", "DELETE", "/v1/signups", nil)
+	token := w.operator(t, operator.RoleOwner)
+	for _, path := range []string{"/v1/tenants?q=%ff", "/v1/tenants?q=a%00", "/v1/tenants/%ff", "/v1/tenants/a%00", "/v1/audit?action=%c3%28", "/v1/tenants?x=%zz&q=%ff"} {
+		w.want(t, 400, token, "GET", path, nil)
+	}
 	w.want(t, 404, "", "GET", "/v1/signups/01900000-0000-7000-8000-000000000001", nil)
 	w.want(t, 422, "", "GET", "/v1/signups/abc", nil)
 	w.want(t, 200, "", "GET", "/v1/signups/availability/?slug=initech", nil) // with a trailing slash

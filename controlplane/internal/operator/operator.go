@@ -114,15 +114,18 @@ func (s *Service) Create(ctx context.Context, actor *audit.Actor, n New) (Operat
 }
 
 // NormalizeEmail brings an address to the form in which accounts are kept. An
-// address with anything around it (a name, a line break) is refused.
+// address with anything around it (a name, a line break) is refused, and so
+// are quoted and non-ASCII ones, which many mail servers do not take.
 func NormalizeEmail(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	parsed, err := mail.ParseAddress(s)
-	if err != nil || parsed.Address != s || parsed.Name != "" || len(s) > 254 || strings.ContainsAny(s, "\r\n\"\x00") {
+	if err != nil || parsed.Address != s || parsed.Name != "" || len(s) > 254 || strings.ContainsFunc(s, notInAddress) {
 		return "", fault.Invalid("The email address is not valid.").OnField("email", "email", "This is not an email address.")
 	}
 	return strings.ToLower(s), nil
 }
+
+func notInAddress(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }
 
 // List gives all accounts by address.
 func (s *Service) List(ctx context.Context) ([]Operator, error) {
