@@ -315,7 +315,8 @@ func (a *attempt) buildTemplate(ctx context.Context, admin *session, name string
 			"DROP DATABASE IF EXISTS "+building+" WITH (FORCE)",
 			"CREATE DATABASE "+building+" OWNER "+migrations.OwnerRole+" TEMPLATE "+migrations.BaseDatabase+" STRATEGY wal_log ALLOW_CONNECTIONS false",
 			"REVOKE ALL ON DATABASE "+building+" FROM PUBLIC",
-			"ALTER DATABASE "+building+" ALLOW_CONNECTIONS true")
+			"ALTER DATABASE "+building+" ALLOW_CONNECTIONS true",
+		)
 	}
 	if err != nil {
 		return err
@@ -331,7 +332,8 @@ func (a *attempt) buildTemplate(ctx context.Context, admin *session, name string
 	}
 	return all(
 		"ALTER DATABASE "+building+" IS_TEMPLATE true",
-		"ALTER DATABASE "+building+" RENAME TO "+name)
+		"ALTER DATABASE "+building+" RENAME TO "+name,
+	)
 }
 
 // empty waits until the sessions in a closed database are gone: those of the

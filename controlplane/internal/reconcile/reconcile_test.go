@@ -131,70 +131,110 @@ func TestEachDifferenceIsFound(t *testing.T) {
 		ofTenant     bool
 		spoil, heal  func()
 	}{
-		{"role_nologin", a, true,
+		{
+			"role_nologin", a, true,
 			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" NOLOGIN") },
-			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" LOGIN") }},
-		{"role_limit", a, true,
+			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" LOGIN") },
+		},
+		{
+			"role_limit", a, true,
 			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" CONNECTION LIMIT 77") },
-			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" CONNECTION LIMIT 10") }},
-		{"role_powerful", a, true,
+			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" CONNECTION LIMIT 10") },
+		},
+		{
+			"role_powerful", a, true,
 			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" CREATEDB") },
-			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" NOCREATEDB") }},
-		{"role_settings", a, true,
+			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" NOCREATEDB") },
+		},
+		{
+			"role_settings", a, true,
 			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" RESET temp_file_limit") },
-			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" SET temp_file_limit = '256MB'") }},
-		{"membership_missing", a, true,
+			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" SET temp_file_limit = '256MB'") },
+		},
+		{
+			"membership_missing", a, true,
 			func() { f.exec(t, "postgres", "REVOKE ouvira_app FROM "+a) },
-			func() { f.exec(t, "postgres", "GRANT ouvira_app TO "+a) }},
-		{"membership_foreign", a, true,
+			func() { f.exec(t, "postgres", "GRANT ouvira_app TO "+a) },
+		},
+		{
+			"membership_foreign", a, true,
 			func() { f.exec(t, "postgres", "GRANT "+b+" TO "+a) },
-			func() { f.exec(t, "postgres", "REVOKE "+b+" FROM "+a) }},
-		{"connect_missing", a, true,
+			func() { f.exec(t, "postgres", "REVOKE "+b+" FROM "+a) },
+		},
+		{
+			"connect_missing", a, true,
 			func() { f.exec(t, "postgres", "SET ROLE ouvira_owner; REVOKE CONNECT ON DATABASE "+a+" FROM "+a) },
-			func() { f.exec(t, "postgres", "SET ROLE ouvira_owner; GRANT CONNECT ON DATABASE "+a+" TO "+a) }},
-		{"connect_foreign", b, true,
+			func() { f.exec(t, "postgres", "SET ROLE ouvira_owner; GRANT CONNECT ON DATABASE "+a+" TO "+a) },
+		},
+		{
+			"connect_foreign", b, true,
 			func() { f.exec(t, "postgres", "GRANT CONNECT ON DATABASE "+a+" TO "+b) },
-			func() { f.exec(t, "postgres", "REVOKE CONNECT ON DATABASE "+a+" FROM "+b) }},
-		{"public_rights", a, true,
+			func() { f.exec(t, "postgres", "REVOKE CONNECT ON DATABASE "+a+" FROM "+b) },
+		},
+		{
+			"public_rights", a, true,
 			func() { f.exec(t, "postgres", "GRANT TEMPORARY ON DATABASE "+a+" TO PUBLIC") },
-			func() { f.exec(t, "postgres", "REVOKE TEMPORARY ON DATABASE "+a+" FROM PUBLIC") }},
-		{"server_not_prepared", "a", false,
+			func() { f.exec(t, "postgres", "REVOKE TEMPORARY ON DATABASE "+a+" FROM PUBLIC") },
+		},
+		{
+			"server_not_prepared", "a", false,
 			func() { f.exec(t, "postgres", "GRANT CONNECT ON DATABASE template1 TO PUBLIC") },
-			func() { f.exec(t, "postgres", "REVOKE CONNECT ON DATABASE template1 FROM PUBLIC") }},
-		{"database_closed", a, true,
+			func() { f.exec(t, "postgres", "REVOKE CONNECT ON DATABASE template1 FROM PUBLIC") },
+		},
+		{
+			"database_closed", a, true,
 			func() { f.exec(t, "postgres", "ALTER DATABASE "+a+" ALLOW_CONNECTIONS false") },
-			func() { f.exec(t, "postgres", "ALTER DATABASE "+a+" ALLOW_CONNECTIONS true") }},
-		{"database_foreign", a, true,
+			func() { f.exec(t, "postgres", "ALTER DATABASE "+a+" ALLOW_CONNECTIONS true") },
+		},
+		{
+			"database_foreign", a, true,
 			func() { f.exec(t, "postgres", "COMMENT ON DATABASE "+a+" IS 'mine'") },
-			func() { f.exec(t, "postgres", "COMMENT ON DATABASE "+a+" IS '"+f.a.String()+"/1'") }},
-		{"database_invalid", a, true,
+			func() { f.exec(t, "postgres", "COMMENT ON DATABASE "+a+" IS '"+f.a.String()+"/1'") },
+		},
+		{
+			"database_invalid", a, true,
 			func() { f.exec(t, "postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = '"+a+"'") },
-			func() { f.exec(t, "postgres", "UPDATE pg_database SET datconnlimit = -1 WHERE datname = '"+a+"'") }},
-		{"marker_foreign", a, true,
+			func() { f.exec(t, "postgres", "UPDATE pg_database SET datconnlimit = -1 WHERE datname = '"+a+"'") },
+		},
+		{
+			"marker_foreign", a, true,
 			func() { f.exec(t, a, "UPDATE ouvira.marker SET incarnation = 9") },
-			func() { f.exec(t, a, "UPDATE ouvira.marker SET incarnation = 1") }},
-		{"marker_unreadable", a, true,
+			func() { f.exec(t, a, "UPDATE ouvira.marker SET incarnation = 1") },
+		},
+		{
+			"marker_unreadable", a, true,
 			func() { f.exec(t, a, "ALTER TABLE ouvira.marker RENAME TO lost") },
-			func() { f.exec(t, a, "ALTER TABLE ouvira.lost RENAME TO marker") }},
-		{"schema_version", a, true,
+			func() { f.exec(t, a, "ALTER TABLE ouvira.lost RENAME TO marker") },
+		},
+		{
+			"schema_version", a, true,
 			func() { control("UPDATE control.tenants SET schema_version = schema_version + 1 WHERE id = $1", f.a) },
-			func() { control("UPDATE control.tenants SET schema_version = schema_version - 1 WHERE id = $1", f.a) }},
-		{"schema_dirty", a, true,
+			func() { control("UPDATE control.tenants SET schema_version = schema_version - 1 WHERE id = $1", f.a) },
+		},
+		{
+			"schema_dirty", a, true,
 			func() { f.exec(t, a, "UPDATE ouvira.schema_migrations SET dirty = true") },
-			func() { f.exec(t, a, "UPDATE ouvira.schema_migrations SET dirty = false") }},
-		{"orphan_database", "ov_00000000000000000000", false,
+			func() { f.exec(t, a, "UPDATE ouvira.schema_migrations SET dirty = false") },
+		},
+		{
+			"orphan_database", "ov_00000000000000000000", false,
 			func() { f.exec(t, "postgres", "CREATE DATABASE ov_00000000000000000000") },
-			func() { f.exec(t, "postgres", "DROP DATABASE ov_00000000000000000000") }},
-		{"orphan_role", "ov_11111111111111111111", false,
+			func() { f.exec(t, "postgres", "DROP DATABASE ov_00000000000000000000") },
+		},
+		{
+			"orphan_role", "ov_11111111111111111111", false,
 			func() { f.exec(t, "postgres", "CREATE ROLE ov_11111111111111111111") },
-			func() { f.exec(t, "postgres", "DROP ROLE ov_11111111111111111111") }},
-		{"orphan_directory", "base/4000000000", false,
+			func() { f.exec(t, "postgres", "DROP ROLE ov_11111111111111111111") },
+		},
+		{
+			"orphan_directory", "base/4000000000", false,
 			func() {
 				if err := os.Mkdir(orphan, 0o700); err != nil {
 					t.Fatal(err)
 				}
 			},
-			func() { _ = os.Remove(orphan) }},
+			func() { _ = os.Remove(orphan) },
+		},
 	}
 	for _, c := range cases {
 		c.spoil()
