@@ -190,18 +190,21 @@ func TestInvariant11ThePollIsTheNet(t *testing.T) {
 	}
 }
 
-// 100 changes are not 100 pulls.
+// 1,000 changes are not 1,000 pulls.
 func TestNotificationsAreCoalesced(t *testing.T) {
 	t.Parallel()
-	const changes = 100
+	const changes = 1000
 	c := newControl(t)
 	id := c.tenant(t, "acme")
 	d := run(t, c.options())
 	before := d.Pulls()
 	begun := time.Now()
-	for range changes {
-		c.publish(t, id)
-	}
+	c.exec(t, fmt.Sprintf(`DO $$ BEGIN
+		FOR i IN 1..%d LOOP
+			PERFORM control.publish_route('%s');
+			COMMIT;
+		END LOOP;
+	END $$`, changes, id))
 	took := time.Since(begun)
 	eventually(t, "the last change is known", func() bool {
 		r, _ := d.ByID(id)
@@ -270,10 +273,46 @@ func TestRefreshSeesWhatWasCommittedBefore(t *testing.T) {
 	if err := d.Refresh(t.Context(), d.Version()); err != nil {
 		t.Error(err)
 	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
+	ended, end := context.WithCancel(t.Context())
+	end()
 	if err := d.Refresh(ended, d.Version()+1); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("Refresh with an ended context: %v", err)
+	}
+}
+
+// A Refresh that comes while a pull is under way waits for the next one: the
+// one under way may have read before the change.
+func TestRefreshDoesNotTrustAPullThatHasBegun(t *testing.T) {
+	t.Parallel()
+	c := newControl(t)
+	id := c.tenant(t, "acme")
+	d := run(t, c.options())
+	other := testdb.Connect(t, c.adminURL)
+	if _, err := c.admin.Exec(t.Context(), "BEGIN; LOCK TABLE control.route_clock IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- d.Refresh(t.Context(), 0) }()
+	eventually(t, "a pull has begun and waits", func() bool {
+		var waits bool
+		err := other.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock')", c.database).Scan(&waits)
+		return err == nil && waits
+	})
+	c.silently(t, id, "token_epoch = 7")
+	go func() { second <- d.Refresh(t.Context(), 0) }()
+	select { // it must not be answered yet; and it has the time to queue up
+	case err := <-second:
+		t.Fatalf("Refresh was answered while the pull waits: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if _, err := c.admin.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(<-first, <-second); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := d.ByID(id); r.TokenEpoch != 7 {
+		t.Errorf("the epoch is %d: the second Refresh was answered by the first one's pull", r.TokenEpoch)
 	}
 }
 

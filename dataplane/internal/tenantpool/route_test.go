@@ -125,6 +125,40 @@ func TestInvariant03ARouteChangedBetweenLookupAndLease(t *testing.T) {
 	wantFault(t, err, fault.KindForbidden, "tenant_suspended")
 }
 
+// The route changes in the directory and the news (RouteChanged) is still on
+// its way: leases are made by the new route already.
+func TestInvariant03ALeaseDoesNotWaitForTheNews(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, 20)
+	pools, err := tenantpool.New(tenantpool.Options{NodeID: n.id, Share: 1, Routes: n.Table, Key: n.Key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := func(tenant tenanttest.Tenant) string {
+		l, err := pools.Lease(t.Context(), tenant.Route)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Release()
+		var timeout string
+		if err := l.QueryRow(t.Context(), "SHOW statement_timeout").Scan(&timeout); err != nil {
+			t.Fatal(err)
+		}
+		return timeout
+	}
+	before := lease(n.A)
+	n.Table.Change(n.A.ID, func(r *route.Route) { r.StatementTimeout = 7 * time.Second })
+	if after := lease(n.A); before != "30s" || after != "7s" {
+		t.Errorf("statement_timeout was %s, is %s", before, after)
+	}
+	if other := lease(n.B); other != "30s" {
+		t.Errorf("the other tenant's is %s", other)
+	}
+	if err := pools.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // rotate gives the tenant's role a new password and publishes it.
 func (n *node) rotate(t testing.TB, tenant tenanttest.Tenant) string {
 	t.Helper()
