@@ -253,9 +253,13 @@ func write(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
+// count panics when it cannot know, which the server answers by closing the
+// connection: "none" would be a lie.
 func count(r *http.Request, pool *pgxpool.Pool, sql string, arguments ...any) int {
 	var n int
-	_ = pool.QueryRow(r.Context(), sql, arguments...).Scan(&n)
+	if err := pool.QueryRow(r.Context(), sql, arguments...).Scan(&n); err != nil {
+		panic(err)
+	}
 	return n
 }
 

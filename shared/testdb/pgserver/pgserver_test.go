@@ -212,6 +212,31 @@ func TestDataSurvivesEveryKindOfEnd(t *testing.T) {
 	}
 }
 
+// Tests of crashes rest on this: also a server with test settings keeps what it
+// said it committed.
+func TestWhatWasCommittedSurvivesAKill(t *testing.T) {
+	t.Parallel()
+	server := start(t, pgserver.Test("", nil))
+	execute(t, server.URL(), "CREATE TABLE kept (n int)")
+	const rounds = 5
+	for n := range rounds {
+		execute(t, server.URL(), fmt.Sprintf("INSERT INTO kept VALUES (%d)", n))
+		end := server.Kill
+		if n%2 == 0 {
+			end = server.StopImmediate
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := query(t, server.URL(), "SELECT count(*)::text FROM kept"); got != fmt.Sprint(n+1) {
+			t.Fatalf("%s rows are left of %d", got, n+1)
+		}
+	}
+}
+
 func TestBusyPortIsNamed(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
