@@ -239,12 +239,10 @@ func checkVersion(ctx context.Context, conn *pgx.Conn) error {
 
 func exec(ctx context.Context, conn *pgx.Conn, statement string) error {
 	_, err := conn.Exec(ctx, statement)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 		// The statement may carry a verifier: name its first words only.
 		words := strings.Fields(statement)
 		return fmt.Errorf("%s …: %w", strings.Join(words[:min(3, len(words))], " "), err)
 	}
 	return err
 }
-

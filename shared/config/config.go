@@ -154,8 +154,9 @@ func expectation(e env.ParseError) string {
 		return "must be a whole number in range"
 	case reflect.Float32, reflect.Float64:
 		return "must be a number"
+	default:
+		return "is not in the expected form"
 	}
-	return "is not in the expected form"
 }
 
 // join is errors.Join with the errors in a stable order.

@@ -214,7 +214,7 @@ func TestFaultsOfHandlers(t *testing.T) {
 		t.Errorf("unavailable: %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
 	}
 
-	w, p, line = ask("panic@example.com")
+	w, _, line = ask("panic@example.com")
 	if w.Code != 500 || strings.Contains(w.Body.String(), "hunter2") || !strings.Contains(line, "hunter2") || !strings.Contains(line, "stack") {
 		t.Errorf("panic: %d %s / %s", w.Code, w.Body, line)
 	}

@@ -131,7 +131,7 @@ func TestRunNamesABusyAddress(t *testing.T) {
 
 func TestReadyzNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	var missing error = errors.New("the route table has not been loaded yet")
+	missing := errors.New("the route table has not been loaded yet")
 	a, _, _ := start(t, httpserver.Options{
 		Handler: http.NotFoundHandler(),
 		Internal: httpserver.NewInternal(prometheus.NewRegistry(),

@@ -34,8 +34,7 @@ const (
 
 // Code is the SQLSTATE of err, or "".
 func Code(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Code
 	}
 	return ""
@@ -44,8 +43,7 @@ func Code(err error) string {
 // Routine is the server function that raised err, or "". It tells apart errors
 // that share a SQLSTATE.
 func Routine(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Routine
 	}
 	return ""
@@ -53,8 +51,7 @@ func Routine(err error) string {
 
 // Constraint is the name of the constraint that err violates, or "".
 func Constraint(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.ConstraintName
 	}
 	return ""

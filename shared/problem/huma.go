@@ -75,8 +75,7 @@ func faultOf(status int, errs []error) (*fault.Error, int) {
 	if errors.As(all, &f) {
 		return f, Status(f)
 	}
-	var tooLarge *http.MaxBytesError
-	if errors.As(all, &tooLarge) {
+	if _, ok := errors.AsType[*http.MaxBytesError](all); ok {
 		status = http.StatusRequestEntityTooLarge
 	}
 	switch status {
@@ -102,8 +101,7 @@ func faultOf(status int, errs []error) (*fault.Error, int) {
 
 func malformed(errs []error) *fault.Error {
 	for _, err := range errs {
-		var d *huma.ErrorDetail
-		if errors.As(err, &d) {
+		if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
 			if r := refusalOf(d.Message); r != nil {
 				return fault.Malformed(r.Message + " Correct it and send it again.").Code(r.Code)
 			}

@@ -232,7 +232,7 @@ func marshalKeyset(handle *keyset.Handle) (json.RawMessage, error) {
 }
 
 func readKeyFile(path, kind string) (keyFile, error) {
-	raw, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return keyFile{}, fmt.Errorf("read the key file (make one with \"keys generate\"): %w", err)
 	}
@@ -251,7 +251,7 @@ func writeNew(path string, f keyFile, mode os.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("write the key file: %w", err)
 	}
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the operator names the file
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("key file %s exists already and is kept: remove it yourself if nothing is sealed with it", path)
 	}

@@ -28,7 +28,8 @@ func Level(name string) (slog.Level, error) {
 	var level slog.Level
 	switch strings.ToLower(name) {
 	case "debug", "info", "warn", "error":
-		return level, level.UnmarshalText([]byte(name))
+		err := level.UnmarshalText([]byte(name))
+		return level, err
 	case "":
 		return slog.LevelInfo, nil
 	}

@@ -129,7 +129,7 @@ func Place(dir string) (place, note string, err error) {
 	}
 	digest := fnv.New64a()
 	_, _ = digest.Write([]byte(absolute))
-	place = filepath.Join("/var/lib/ouvira", fmt.Sprintf("%s-%016x", filepath.Base(absolute), digest.Sum64()))
+	place = filepath.Join("/", "var", "lib", "ouvira", fmt.Sprintf("%s-%016x", filepath.Base(absolute), digest.Sum64()))
 	if !who.reaches(place) {
 		return "", "", fmt.Errorf("Postgres runs as the user %q, who can reach neither %s nor %s: choose a state folder that every user may enter (OUVIRA_STATE=/srv/ouvira)", who.name, absolute, place)
 	}

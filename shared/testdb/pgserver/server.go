@@ -81,7 +81,8 @@ func newServer(ctx context.Context, options Options) (*Server, error) {
 		return nil, err
 	}
 	if options.Dir == "" {
-		return s, s.useTemporary()
+		err := s.useTemporary()
+		return s, err
 	}
 	if s.dir, err = filepath.Abs(options.Dir); err != nil {
 		return nil, err

@@ -49,19 +49,29 @@ func Throughput(b *testing.B, workers, rounds int, each time.Duration, ours, ref
 }
 
 // Duration lets ours and reference do a whole piece of work in turn and reports
-// the medians of seconds and of the ratio ours/reference.
-func Duration(b *testing.B, rounds int, ours, reference func()) {
+// the medians of seconds and of the ratio ours/reference. What they return
+// tidies up after them, outside of the time.
+func Duration(b *testing.B, rounds int, ours, reference func() (tidy func())) {
 	b.Helper()
-	timed := func(f func()) float64 {
+	timed := func(f func() func()) float64 {
 		runtime.GC()
 		start := time.Now()
-		f()
-		return time.Since(start).Seconds()
+		tidy := f()
+		took := time.Since(start).Seconds()
+		tidy()
+		return took
 	}
 	var o, r, ratios []float64
 	b.ResetTimer()
-	for range rounds {
-		x, y := timed(ours), timed(reference)
+	for round := range rounds {
+		first, second := ours, reference
+		if round%2 == 1 {
+			first, second = reference, ours
+		}
+		x, y := timed(first), timed(second)
+		if round%2 == 1 {
+			x, y = y, x
+		}
 		o, r, ratios = append(o, x), append(r, y), append(ratios, x/y)
 	}
 	b.StopTimer()

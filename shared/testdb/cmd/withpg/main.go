@@ -90,8 +90,7 @@ func command(arguments, environment []string, interrupts <-chan os.Signal) (int,
 	for {
 		select {
 		case err := <-ended:
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
+			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 					return 128 + int(status.Signal()), nil
 				}
