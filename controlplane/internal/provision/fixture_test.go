@@ -59,7 +59,7 @@ func prepare(server *pgserver.Server) (*prepared, error) {
 	return &prepared{Server: server, provisionerURL: u.String()}, nil
 }
 
-func tenantServer(t *testing.T, version string) *prepared {
+func tenantServer(t testing.TB, version string) *prepared {
 	t.Helper()
 	tenantServers.Lock()
 	defer tenantServers.Unlock()
@@ -122,7 +122,7 @@ func (w *waker) Wake(_ context.Context, _ pgx.Tx, ids ...uuid.UUID) error {
 	return nil
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{Control: controltest.New(t), Keys: controltest.NewKeys(t), waker: &waker{woken: map[uuid.UUID]int{}}}
 	log := slog.New(slog.DiscardHandler)
@@ -143,7 +143,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // addServer makes the shared server of the version known under the name.
-func (w *world) addServer(t *testing.T, name, address string, databases int) server.Server {
+func (w *world) addServer(t testing.TB, name, address string, databases int) server.Server {
 	t.Helper()
 	added, err := w.servers.Add(t.Context(), server.New{
 		Name: name, URL: address, Capacity: server.Capacity{Databases: databases, Connections: 100},
@@ -155,7 +155,7 @@ func (w *world) addServer(t *testing.T, name, address string, databases int) ser
 }
 
 // tenant writes a tenant and asks for its database.
-func (w *world) tenant(t *testing.T, slug string, p provision.Params) (tenantID, operationID uuid.UUID) {
+func (w *world) tenant(t testing.TB, slug string, p provision.Params) (tenantID, operationID uuid.UUID) {
 	t.Helper()
 	tenantID = uuid.Must(uuid.NewV7())
 	if p.SignupID == uuid.Nil && p.Owner == nil {
@@ -204,7 +204,7 @@ func (w *world) run(t *testing.T, operationID uuid.UUID) *operation.Operation {
 	return w.get(t, operationID)
 }
 
-func (w *world) get(t *testing.T, operationID uuid.UUID) *operation.Operation {
+func (w *world) get(t testing.TB, operationID uuid.UUID) *operation.Operation {
 	t.Helper()
 	o, err := w.store.Get(t.Context(), operationID)
 	if err != nil {
@@ -269,7 +269,7 @@ func (w *world) login(t *testing.T, tenantID uuid.UUID, database string) string 
 }
 
 // one reads one value.
-func one[T any](t *testing.T, q pg.Querier, sql string, args ...any) T {
+func one[T any](t testing.TB, q pg.Querier, sql string, args ...any) T {
 	t.Helper()
 	var v T
 	if err := q.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {

@@ -1,0 +1,130 @@
+package provision_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/testdb"
+	"github.com/ouvira/ouvira/shared/testdb/sidebyside"
+)
+
+// What provisioning adds to the one thing that has to be done: 24 tenants from
+// the request to the route, by a real worker that runs four at a time, beside
+// 24 bare copies of the same template on four connections that are open
+// already.
+func BenchmarkProvisionVersusCreateDatabase(b *testing.B) {
+	const tenants, atOnce, rounds = 24, 4, 5
+	w := newWorld(b)
+	tenantServer := tenantServer(b, testdb.System)
+	w.addServer(b, "a", tenantServer.provisionerURL, 1000)
+	w.work(b, atOnce)
+	bare := make([]*pgx.Conn, atOnce)
+	for i := range bare {
+		bare[i] = testdb.Connect(b, tenantServer.URL())
+	}
+	warm := w.benchTenants(b, bare[0], 1) // builds the template
+	template := one[string](b, bare[0], "SELECT datname FROM pg_database WHERE datistemplate AND starts_with(datname, 'ouvira_template_')")
+	warm()
+
+	sidebyside.Duration(b, rounds,
+		func() func() { return w.benchTenants(b, bare[0], tenants) },
+		func() func() { return bareDatabases(b, bare, tenants, template) })
+}
+
+// work runs a worker until the benchmark ends.
+func (w *world) work(b *testing.B, operations int) {
+	b.Helper()
+	queue, err := job.NewInsertOnly(w.Pool, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w.store = operation.NewStore(w.Pool, queue)
+	w.provision = provision.NewService(w.Pool, w.store, w.servers, w.Public, w.Keys.Control, w.log, provision.Options{})
+	runner := operation.NewRunner(w.store, "bench", w.log, map[string]operation.Handler{provision.Kind: w.provision})
+	worker, err := job.NewWorker(w.Pool, job.Config{Log: w.log, Runner: runner, Operations: operations})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Run(ctx) }()
+	b.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			b.Errorf("the worker's end: %v", err)
+		}
+	})
+}
+
+// benchTenants asks for n tenants and waits until they are served; tidy takes
+// their databases and roles away.
+func (w *world) benchTenants(b *testing.B, superuser *pgx.Conn, n int) (tidy func()) {
+	b.Helper()
+	operations, databases := make([]uuid.UUID, n), make([]string, n)
+	for i := range n {
+		var tenant uuid.UUID
+		tenant, operations[i] = w.tenant(b, "t"+strings.ToLower(uuid.NewString()[:13]), provision.Params{})
+		databases[i] = provision.DatabaseName(tenant, 1)
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for one[int](b, w.Pool, `
+		SELECT count(*) FROM control.operations WHERE id = ANY ($1) AND finished_at IS NULL`, operations) > 0 {
+		<-tick.C
+	}
+	return func() {
+		for _, id := range operations {
+			if o := w.get(b, id); o.Status != operation.Succeeded {
+				b.Fatalf("a tenant was not made: %s %+v", o.Status, o.Error)
+			}
+		}
+		drop(b, superuser, "DATABASE", databases)
+		drop(b, superuser, "ROLE", databases)
+	}
+}
+
+// bareDatabases copies the template n times, by all connections at once.
+func bareDatabases(b *testing.B, connections []*pgx.Conn, n int, template string) (tidy func()) {
+	b.Helper()
+	names := make(chan string, n)
+	var made []string
+	for range n {
+		name := "bare_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+		made = append(made, name)
+		names <- name
+	}
+	close(names)
+	var wg sync.WaitGroup
+	for _, conn := range connections {
+		wg.Go(func() {
+			for name := range names {
+				_, err := conn.Exec(b.Context(), fmt.Sprintf("CREATE DATABASE %s OWNER %s TEMPLATE %s STRATEGY wal_log", name, migrations.OwnerRole, template))
+				if err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return func() { drop(b, connections[0], "DATABASE", made) }
+}
+
+func drop(b *testing.B, superuser *pgx.Conn, kind string, names []string) {
+	b.Helper()
+	for _, name := range names {
+		if _, err := superuser.Exec(b.Context(), "DROP "+kind+" "+name); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
