@@ -28,9 +28,8 @@ const (
 
 // Mail is a mail server that keeps what it gets. Its zero value is ready.
 type Mail struct {
-	mu     sync.RWMutex
-	mails  []*Message // newest first
-	served *smtp.Server
+	mu    sync.RWMutex
+	mails []*Message // newest first
 }
 
 // Serve speaks SMTP on the listener until the context ends.

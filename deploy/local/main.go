@@ -95,11 +95,11 @@ func serve(ctx context.Context, state, bin string, out io.Writer) error {
 	if err != nil {
 		asked := ctx.Err() != nil
 		restore()
-		if asked {
-			fmt.Fprintln(out, "Stopped before it was ready.")
-			return nil
+		if !asked {
+			return err
 		}
-		return err
+		fmt.Fprintln(out, "Stopped before it was ready.")
+		return nil //nolint:nilerr // being told to stop is no failure
 	}
 	welcome(out, running.Demo(), state)
 	<-ctx.Done()

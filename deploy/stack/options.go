@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The parts of a stack by name. Data-plane nodes are data-0, data-1, …
+// The parts of a stack by name. DataNode names the nodes.
 const (
 	PGControl = "pg-control"
 	PGA       = "pg-a"

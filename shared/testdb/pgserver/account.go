@@ -110,6 +110,9 @@ func nearestExisting(path string) (string, error) {
 	}
 }
 
+// systemState is where data goes that the server's user cannot reach elsewhere.
+const systemState = "/var/lib/ouvira"
+
 // Place says where a server that is wanted in dir can really keep its data: in
 // dir, unless this process is root and the user that Postgres then runs as
 // cannot reach it (a clone below root's home, say). Then it is a folder below
@@ -129,7 +132,7 @@ func Place(dir string) (place, note string, err error) {
 	}
 	digest := fnv.New64a()
 	_, _ = digest.Write([]byte(absolute))
-	place = filepath.Join("/", "var", "lib", "ouvira", fmt.Sprintf("%s-%016x", filepath.Base(absolute), digest.Sum64()))
+	place = filepath.Join(systemState, fmt.Sprintf("%s-%016x", filepath.Base(absolute), digest.Sum64()))
 	if !who.reaches(place) {
 		return "", "", fmt.Errorf("Postgres runs as the user %q, who can reach neither %s nor %s: choose a state folder that every user may enter (OUVIRA_STATE=/srv/ouvira)", who.name, absolute, place)
 	}
