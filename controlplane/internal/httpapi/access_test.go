@@ -1,27 +1,18 @@
 package httpapi_test
 
 import (
-	"bufio"
 	"encoding/json"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
-	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/shared/pg"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // document reads the OpenAPI document that the server gives.
@@ -265,199 +256,6 @@ func TestCORSIsForSignupPagesOnly(t *testing.T) {
 	if got := closed.call(t, "", "OPTIONS", "/v1/signups", nil, "Origin", "https://www.ouvira.test", "Access-Control-Request-Method", "POST").
 		header.Get("Access-Control-Allow-Origin"); got != "" {
 		t.Errorf("without configured origins %q is allowed", got)
-	}
-}
-
-// Suspending and resuming change the route, in the transaction of the change.
-func TestSuspendAndResume(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	token := w.operator(t, operator.RoleOperator)
-	id := w.active(t, "acme")
-	before := w.routeVersion(t, id)
-	a := w.want(t, 200, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Unpaid since June."})
-	if a.text("status") != "suspended" || a.text("status_reason") != "Unpaid since June." {
-		t.Errorf("unexpected answer: %s", a.raw)
-	}
-	if got := one[string](t, w, "SELECT status FROM node.routes_v1 WHERE tenant_id = $1 AND version > $2", id, before); got != "suspended" {
-		t.Errorf("the route says %q", got)
-	}
-	if a := w.want(t, 409, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Again."}); !strings.Contains(a.text("detail"), "suspended") || !strings.Contains(a.text("detail"), "resume") {
-		t.Errorf("the refusal does not name the status and what is allowed: %s", a.raw)
-	}
-	if a := w.want(t, 200, token, "POST", "/v1/tenants/"+id+"/resume", map[string]string{}); a.text("status") != "active" || a.text("status_reason") != "" {
-		t.Errorf("unexpected answer: %s", a.raw)
-	}
-	w.want(t, 200, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Unpaid."})
-	w.want(t, 200, token, "POST", "/v1/tenants/acme/resume", nil) // without a body
-	events := one[[]string](t, w, "SELECT array_agg(type ORDER BY created_at, id) FROM control.events")
-	if want := []string{"tenant.suspended", "tenant.resumed", "tenant.suspended", "tenant.resumed"}; !slices.Equal(events, want) {
-		t.Errorf("events %v", events)
-	}
-	log := w.want(t, 200, w.operator(t, operator.RoleAuditor), "GET", "/v1/tenants/acme/audit?limit=4", nil)
-	if log.text("items.0.action") != "tenant.resume" || log.text("items.3.detail.reason") != "Unpaid since June." || log.text("items.0.ip_address") != "127.0.0.1" {
-		t.Errorf("unexpected audit log: %s", log.raw)
-	}
-}
-
-func TestSettingsReachTheRoute(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	token := w.operator(t, operator.RoleOperator)
-	id := w.active(t, "acme")
-	before := w.routeVersion(t, id)
-	w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"name": "Acme Corporation"})
-	if w.routeVersion(t, id) != before {
-		t.Error("a new name, which no route carries, published the route")
-	}
-	a := w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{
-		"self_registration": false, "cors_origins": []string{"https://app.acme.example"}, "locale": "pt-BR",
-	}})
-	if a.text("name") != "Acme Corporation" || a.field("settings.self_registration") != false || a.text("settings.cors_origins.0") != "https://app.acme.example" {
-		t.Errorf("unexpected answer: %s", a.raw)
-	}
-	if w.routeVersion(t, id) != before+1 {
-		t.Error("the settings were not published")
-	}
-	a = w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{"cors_origins": []string{}, "require_2fa": true}})
-	if a.field("settings.self_registration") != false || a.text("settings.locale") != "pt-BR" || a.field("settings.require_2fa") != true {
-		t.Errorf("a patch touches what it does not name: %s", a.raw)
-	}
-	bad := w.want(t, 422, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{
-		"cors_origins": []string{"https://ok.example", "*", "null"}, "reset_url": "javascript:alert(1)", "invite_url": "http://acme.example", "locale": "english",
-	}})
-	want := []string{"settings.locale", "settings.reset_url", "settings.invite_url", "settings.cors_origins[1]", "settings.cors_origins[2]"}
-	if !slices.Equal(bad.fields(), want) {
-		t.Errorf("named %v", bad.fields())
-	}
-}
-
-// The stream shows the state at once, then each change, and ends by itself.
-func TestOperationEvents(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	token := w.operator(t, operator.RoleSupport)
-	var id uuid.UUID
-	err := pg.InTx(t.Context(), w.control.Pool, func(tx pgx.Tx) (err error) {
-		id, err = w.rooms.Operations.Enqueue(t.Context(), tx, operation.Spec{Kind: "test.walk", Steps: []string{"left", "right"}, CreatedBy: "test"})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.want(t, 404, token, "GET", "/v1/operations/01900000-0000-7000-8000-000000000001/events", nil)
-	stream := w.open(t, token, "/v1/operations/"+id.String()+"/events")
-	if got := stream.next(t); got.Status != operation.Queued || len(got.Steps) != 2 {
-		t.Errorf("first event: %+v", got)
-	}
-	w.exec(t, "UPDATE control.operations SET status = 'running', updated_at = clock_timestamp() WHERE id = $1", id)
-	if got := stream.next(t); got.Status != operation.Running {
-		t.Errorf("second event: %+v", got)
-	}
-	w.exec(t, "UPDATE control.operation_steps SET status = 'succeeded' WHERE operation_id = $1", id)
-	w.exec(t, "UPDATE control.operations SET status = 'succeeded', updated_at = clock_timestamp() WHERE id = $1", id)
-	if got := stream.next(t); got.Status != operation.Succeeded || got.Progress != 1 {
-		t.Errorf("third event: %+v", got)
-	}
-	if _, err := stream.lines.ReadString('\n'); err != io.EOF {
-		t.Errorf("the stream goes on after the end: %v", err)
-	}
-	if a := w.want(t, 200, token, "GET", "/v1/operations?kind=test.walk", nil); a.text("items.0.id") != id.String() {
-		t.Errorf("unexpected list: %s", a.raw)
-	}
-}
-
-// A process that is told to stop does not wait for those who watch.
-func TestStreamsEndWhenDraining(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	var id uuid.UUID
-	err := pg.InTx(t.Context(), w.control.Pool, func(tx pgx.Tx) (err error) {
-		id, err = w.rooms.Operations.Enqueue(t.Context(), tx, operation.Spec{Kind: "test.walk", Steps: []string{"left"}, CreatedBy: "test"})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream := w.open(t, w.operator(t, operator.RoleOwner), "/v1/operations/"+id.String()+"/events")
-	stream.next(t)
-	close(w.draining)
-	if _, err := stream.lines.ReadString('\n'); err != io.EOF {
-		t.Errorf("the stream goes on: %v", err)
-	}
-}
-
-// Streams outlive the timeouts that end slow requests.
-func TestStreamsOutliveTheTimeouts(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	handler, err := httpapi.New(w.rooms, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const limit = 400 * time.Millisecond
-	s := httptest.NewUnstartedServer(handler)
-	s.Config.ReadTimeout, s.Config.WriteTimeout = limit, limit
-	s.Start()
-	t.Cleanup(s.Close)
-	w.url = s.URL
-	var id uuid.UUID
-	err = pg.InTx(t.Context(), w.control.Pool, func(tx pgx.Tx) (err error) {
-		id, err = w.rooms.Operations.Enqueue(t.Context(), tx, operation.Spec{Kind: "test.walk", Steps: []string{"left"}, CreatedBy: "test"})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream := w.open(t, w.operator(t, operator.RoleOwner), "/v1/operations/"+id.String()+"/events")
-	for begun := time.Now(); time.Since(begun) < 4*limit; { // each turn waits for the stream's own look
-		stream.next(t)
-		w.exec(t, "UPDATE control.operations SET updated_at = clock_timestamp() WHERE id = $1", id)
-	}
-	w.exec(t, "UPDATE control.operations SET status = 'failed', updated_at = clock_timestamp() WHERE id = $1", id)
-	for stream.next(t).Status != operation.Failed {
-	}
-}
-
-type events struct{ lines *bufio.Reader }
-
-func (w *world) open(t *testing.T, token, path string) *events {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+path, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Authorization", "Bearer "+token)
-	client := &http.Client{Timeout: 20 * time.Second}
-	res, err := client.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { res.Body.Close() })
-	if res.StatusCode != 200 || res.Header.Get("Content-Type") != "text/event-stream" {
-		t.Fatalf("%d %s", res.StatusCode, res.Header.Get("Content-Type"))
-	}
-	return &events{bufio.NewReader(res.Body)}
-}
-
-func (e *events) next(t *testing.T) (o operation.Operation) {
-	t.Helper()
-	for {
-		line, err := e.lines.ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, ok := strings.CutPrefix(line, "data: ")
-		if !ok {
-			continue
-		}
-		if err := json.Unmarshal([]byte(data), &o); err != nil {
-			t.Fatal(err)
-		}
-		if line, err = e.lines.ReadString('\n'); err != nil || line != "\n" {
-			t.Fatalf("the event does not end: %q %v", line, err)
-		}
-		return o
 	}
 }
 

@@ -1,0 +1,73 @@
+package httpapi_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operator"
+)
+
+// Suspending and resuming change the route, in the transaction of the change.
+func TestSuspendAndResume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := w.operator(t, operator.RoleOperator)
+	id := w.active(t, "acme")
+	before := w.routeVersion(t, id)
+	a := w.want(t, 200, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Unpaid since June."})
+	if a.text("status") != "suspended" || a.text("status_reason") != "Unpaid since June." {
+		t.Errorf("unexpected answer: %s", a.raw)
+	}
+	if got := one[string](t, w, "SELECT status FROM node.routes_v1 WHERE tenant_id = $1 AND version > $2", id, before); got != "suspended" {
+		t.Errorf("the route says %q", got)
+	}
+	if a := w.want(t, 409, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Again."}); !strings.Contains(a.text("detail"), "suspended") || !strings.Contains(a.text("detail"), "resume") {
+		t.Errorf("the refusal does not name the status and what is allowed: %s", a.raw)
+	}
+	if a := w.want(t, 200, token, "POST", "/v1/tenants/"+id+"/resume", map[string]string{}); a.text("status") != "active" || a.text("status_reason") != "" {
+		t.Errorf("unexpected answer: %s", a.raw)
+	}
+	w.want(t, 200, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Unpaid."})
+	w.want(t, 200, token, "POST", "/v1/tenants/acme/resume", nil) // without a body
+	events := one[[]string](t, w, "SELECT array_agg(type ORDER BY created_at, id) FROM control.events")
+	if want := []string{"tenant.suspended", "tenant.resumed", "tenant.suspended", "tenant.resumed"}; !slices.Equal(events, want) {
+		t.Errorf("events %v", events)
+	}
+	log := w.want(t, 200, w.operator(t, operator.RoleAuditor), "GET", "/v1/tenants/acme/audit?limit=4", nil)
+	if log.text("items.0.action") != "tenant.resume" || log.text("items.3.detail.reason") != "Unpaid since June." || log.text("items.0.ip_address") != "127.0.0.1" {
+		t.Errorf("unexpected audit log: %s", log.raw)
+	}
+}
+
+func TestSettingsReachTheRoute(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := w.operator(t, operator.RoleOperator)
+	id := w.active(t, "acme")
+	before := w.routeVersion(t, id)
+	w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"name": "Acme Corporation"})
+	if w.routeVersion(t, id) != before {
+		t.Error("a new name, which no route carries, published the route")
+	}
+	a := w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{
+		"self_registration": false, "cors_origins": []string{"https://app.acme.example"}, "locale": "pt-BR",
+	}})
+	if a.text("name") != "Acme Corporation" || a.field("settings.self_registration") != false || a.text("settings.cors_origins.0") != "https://app.acme.example" {
+		t.Errorf("unexpected answer: %s", a.raw)
+	}
+	if w.routeVersion(t, id) != before+1 {
+		t.Error("the settings were not published")
+	}
+	a = w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{"cors_origins": []string{}, "require_2fa": true}})
+	if a.field("settings.self_registration") != false || a.text("settings.locale") != "pt-BR" || a.field("settings.require_2fa") != true {
+		t.Errorf("a patch touches what it does not name: %s", a.raw)
+	}
+	bad := w.want(t, 422, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{
+		"cors_origins": []string{"https://ok.example", "*", "null"}, "reset_url": "javascript:alert(1)", "invite_url": "http://acme.example", "locale": "english",
+	}})
+	want := []string{"settings.locale", "settings.reset_url", "settings.invite_url", "settings.cors_origins[1]", "settings.cors_origins[2]"}
+	if !slices.Equal(bad.fields(), want) {
+		t.Errorf("named %v", bad.fields())
+	}
+}
