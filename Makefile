@@ -25,7 +25,9 @@ RACE := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 # Packages tested at once. Half of a test run waits for Postgres.
 TEST_P ?= 2
 TEST_TIMEOUT ?= 12m
-TEST_FLAGS ?=
+# Failpoints are compiled in, so that the tests that kill processes run; without
+# one armed they do nothing. `make check` tests that a release has none.
+TEST_FLAGS ?= -tags failpoints
 # Which packages; `make test PKGS=./dataplane/internal/tenantpool` for one.
 PKGS ?= $(shell $(GO) list -m -f '{{.Path}}/...')
 
@@ -98,7 +100,9 @@ check-standalone:
 		(cd $$m && GOWORK=off $(GO) build ./... && GOWORK=off $(GO) vet ./...) || failed=1; \
 	done; \
 	echo "vet the workspace with failpoints"; \
-	$(GO) vet -tags failpoints $(PKGS) || failed=1; exit $${failed:-0}
+	$(GO) vet -tags failpoints $(PKGS) || failed=1; \
+	echo "test that a release has no failpoints"; \
+	$(GO) test ./shared/failpoint || failed=1; exit $${failed:-0}
 
 .PHONY: walls
 walls: ## Check who imports whom (CONTRIBUTING.md, "The walls")
