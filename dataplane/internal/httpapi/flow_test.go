@@ -167,6 +167,26 @@ func TestSetPasswordWithAMailedToken(t *testing.T) {
 	expect(t, "their refresh tokens", n.ask(t, http.MethodPost, host, "/auth/token/refresh", object{"refresh": refresh}), 401)
 }
 
+// The mailed link opens a page, at a tenant's address only, that loads nothing
+// from elsewhere.
+func TestTheMailedLinkOpensAPage(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	for _, tenant := range []tenanttest.Tenant{n.A, n.B} {
+		page := n.ask(t, http.MethodGet, hostOf(tenant), "/auth/password/reset?token=abc", nil)
+		expect(t, "page", page, 200)
+		if !strings.Contains(page.raw, "/auth/password/reset.js") || !strings.HasPrefix(page.header.Get("Content-Type"), "text/html") ||
+			!strings.Contains(page.header.Get("Content-Security-Policy"), "default-src 'none'") || strings.Contains(page.raw, "http") {
+			t.Errorf("the page: %v %s", page.header, page.raw)
+		}
+		script := n.ask(t, http.MethodGet, hostOf(tenant), "/auth/password/reset.js", nil)
+		if script.status != 200 || !strings.Contains(script.header.Get("Content-Type"), "javascript") {
+			t.Errorf("the script: %d %v", script.status, script.header)
+		}
+	}
+	expect(t, "no tenant", n.ask(t, http.MethodGet, "nobody.localhost", "/auth/password/reset?token=abc", nil), 404)
+}
+
 func TestCompanies(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

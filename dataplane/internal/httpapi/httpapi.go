@@ -97,6 +97,7 @@ func build(s *server) (http.Handler, huma.API) {
 	describe(api.OpenAPI())
 	api.UseMiddleware(s.checkToken)
 	s.routes(api)
+	mountSetPassword(ofTenant)
 	httpserver.MountDocs(router, api) // answers on any Host
 	return router, api
 }
