@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -251,12 +252,8 @@ func TestRefusesToStart(t *testing.T) {
 		"production":     {map[string]string{"OUVIRA_ENV": "production"}, "production wants https"},
 	} {
 		changed := &install{env: map[string]string{}}
-		for k, v := range i.env {
-			changed.env[k] = v
-		}
-		for k, v := range tc.change {
-			changed.env[k] = v
-		}
+		maps.Copy(changed.env, i.env)
+		maps.Copy(changed.env, tc.change)
 		_, err := changed.run(t.Context(), "serve")
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v", name, err)
@@ -367,8 +364,8 @@ func TestUnknownCommands(t *testing.T) {
 			t.Errorf("%v is accepted: %s", args, out)
 		}
 	}
-	var err error = errors.New("x")
-	if explained(err) != err || explained(nil) != nil { //nolint:errorlint // the very same
+	err := errors.New("x")
+	if explained(err) != err || explained(nil) != nil {
 		t.Error("explained changes what it does not know")
 	}
 }

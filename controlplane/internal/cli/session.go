@@ -208,7 +208,7 @@ func (a *app) secret(prompt string, fromStdin bool) (string, error) {
 
 // terminalSecret is nil when standard input is no terminal.
 func terminalSecret() func(string) (string, error) {
-	fd := int(os.Stdin.Fd()) //nolint:gosec // a file descriptor is small
+	fd := int(os.Stdin.Fd())
 	if !term.IsTerminal(fd) {
 		return nil
 	}

@@ -265,7 +265,7 @@ func TestAuditNeedsAnActor(t *testing.T) {
 	err := pg.InTx(t.Context(), w.control.Pool, func(tx pgx.Tx) error {
 		return audit.Record(t.Context(), tx, audit.Entry{Action: "x", EntityType: "y", EntityID: "z"})
 	})
-	if err != audit.ErrNoActor { //nolint:errorlint // exactly this one
+	if err != audit.ErrNoActor {
 		t.Errorf("an entry without an actor: %v", err)
 	}
 }

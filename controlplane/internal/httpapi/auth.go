@@ -22,7 +22,7 @@ func (a *api) cookieName() string {
 }
 
 func (a *api) cookie(value string, lifetime time.Duration) string {
-	c := http.Cookie{
+	c := http.Cookie{ //nolint:gosec // not Secure on a plain http address, where a browser would drop it
 		Name: a.cookieName(), Value: value, Path: "/", MaxAge: int(lifetime.Seconds()),
 		HttpOnly: true, Secure: a.options.SecureCookies, SameSite: http.SameSiteLaxMode,
 	}

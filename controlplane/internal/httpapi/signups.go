@@ -30,7 +30,7 @@ type startSignupInput struct {
 		Slug           string `json:"slug" example:"initech" doc:"First part of the tenant's address: 3 to 63 lower-case letters, digits and hyphens, a letter first. It never changes."`
 		FullName       string `json:"full_name" example:"Bill Lumbergh"`
 		Email          string `json:"email" example:"bill@initech.example" doc:"The code is mailed there."`
-		Password       string `json:"password" doc:"At least 12 characters."` //nolint:gosec // a field of the request
+		Password       string `json:"password" doc:"At least 12 characters."`
 		TurnstileToken string `json:"turnstile_token,omitempty" maxLength:"2048" doc:"Cloudflare Turnstile, where it is configured."`
 	}
 }

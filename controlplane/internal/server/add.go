@@ -156,8 +156,7 @@ func inspect(ctx context.Context, a address) (facts, error) {
 
 func connect(ctx context.Context, a address) (*pgx.Conn, error) {
 	conn, err := (&Access{address: a}).Connect(ctx, Target{ApplicationName: "ouvira/server"})
-	var untrusted *tls.CertificateVerificationError
-	if errors.As(err, &untrusted) {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return nil, invalid("tls.ca", "untrusted", "The server's certificate cannot be verified: give the CA that has signed it, and a host name that it is for.").Because(err)
 	}
 	if err != nil {

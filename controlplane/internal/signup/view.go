@@ -40,6 +40,7 @@ func (s *Service) View(ctx context.Context, id uuid.UUID) (View, error) {
 		v.LoginURL = &address
 	case StatusProvisioning, StatusFailed:
 		v.Reason, err = s.reason(ctx, row.TenantID)
+	case StatusPendingVerification, StatusPendingApproval: // nothing to add
 	case StatusExpired:
 		text := "The code was not used in time. Start again."
 		v.Reason = &text

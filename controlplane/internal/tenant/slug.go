@@ -16,7 +16,7 @@ const (
 // address bar.
 var reserved = func() map[string]struct{} {
 	set := map[string]struct{}{}
-	for _, name := range strings.Fields(`
+	for name := range strings.FieldsSeq(`
 		about abuse account accounts admin administrator api app apps assets auth autoconfig autodiscover
 		billing blog broadcasthost cdn cert client console control control-plane controlplane dashboard
 		data data-plane dataplane dev developer developers dns docs download downloads email example
