@@ -21,10 +21,11 @@ func looker(conn net.Conn) func() bool {
 	return func() bool {
 		quiet := false
 		var b [1]byte
-		err := raw.Read(func(fd uintptr) bool {
+		// Control and not Read: Read queues behind a reader that pgx may have
+		// left waiting on the connection (after a slow write), for ever.
+		err := raw.Control(func(fd uintptr) {
 			_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-			quiet = err == syscall.EAGAIN || err == syscall.EINTR //nolint:errorlint // a bare errno
-			return true
+			quiet = err == syscall.EAGAIN || err == syscall.EINTR
 		})
 		return err == nil && quiet
 	}
