@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime"
 	"strings"
@@ -36,9 +37,7 @@ func (n *node) forge(t *testing.T, access string, change func(f *forgery)) strin
 	}
 	change(&f)
 	token := jwt.NewWithClaims(f.method, f.claims)
-	for k, v := range f.header {
-		token.Header[k] = v
-	}
+	maps.Copy(token.Header, f.header)
 	signed, err := token.SignedString(f.key)
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -82,7 +83,7 @@ func FuzzNormalizeEmail(f *testing.F) {
 		if again, err := NormalizeEmail(once); err != nil || again != once {
 			t.Fatalf("%q → %q → %q, %v: not stable", in, once, again, err)
 		}
-		if bytes.ContainsAny([]byte(once), "\r\n\x00 <>\"") {
+		if strings.ContainsAny(once, "\r\n\x00 <>\"") {
 			t.Fatalf("%q became %q", in, once)
 		}
 	})

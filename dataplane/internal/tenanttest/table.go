@@ -2,6 +2,7 @@ package tenanttest
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -101,10 +102,8 @@ func (t *Table) Lookup(host string) (*route.Route, error) {
 		if r.Slug+t.suffix == name {
 			return r, nil
 		}
-		for _, h := range r.Hosts {
-			if h == name {
-				return r, nil
-			}
+		if slices.Contains(r.Hosts, name) {
+			return r, nil
 		}
 	}
 	return nil, fault.NotFound("No workspace answers at this address. Check the spelling.").Code("unknown_host")
