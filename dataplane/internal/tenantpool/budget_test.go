@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
@@ -236,4 +239,39 @@ func TestInvariant07ANoisyTenantWaitsForItself(t *testing.T) {
 	}
 	cancel()
 	noise.Wait()
+}
+
+// A server that takes connections and then says nothing: its tenants get 503
+// within the bound, the other server's notice nothing.
+func TestInvariant07ASilentServerIsWaitedForABoundedTime(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, 20, func(o *tenantpool.Options) { o.Wait, o.ConnectTimeout = 500*time.Millisecond, time.Second })
+	// Closed before the pools are: what still waits there ends.
+	t.Cleanup(func() { _ = listener.Close() })
+	n.Table.Change(n.A.ID, func(r *route.Route) {
+		s := *n.Server
+		s.ID, s.Port = uuid.New(), uint16(listener.Addr().(*net.TCPAddr).Port)
+		r.Server = &s
+	})
+	var group sync.WaitGroup
+	for range 50 {
+		group.Go(func() {
+			begun := time.Now()
+			_, err := n.pools.Lease(t.Context(), n.A.Route)
+			var f *fault.Error
+			if !errors.As(err, &f) || f.Kind == fault.KindInternal || f.Wait <= 0 || time.Since(begun) > 10*time.Second {
+				t.Errorf("%v after %v", err, time.Since(begun))
+			}
+		})
+	}
+	for range 20 {
+		if err := n.use(t.Context(), n.B); err != nil {
+			t.Errorf("the other server's tenant: %v", err)
+		}
+	}
+	group.Wait()
 }
