@@ -144,6 +144,10 @@ func (s *Stack) ensureTenants(ctx context.Context) error {
 				s.say("signing up %s", tenant.Slug)
 				err = s.SignUp(ctx, tenant)
 			}
+			if errors.Is(err, errSlugTaken) {
+				// A run that was killed has got this far; the operation goes on.
+				err = s.awaitLogin(ctx, tenant, provisionTimeout)
+			}
 			if err != nil {
 				failures[i] = fmt.Errorf("the tenant %s: %w", tenant.Slug, err)
 			}
@@ -184,7 +188,16 @@ func (s *Stack) SignUp(ctx context.Context, tenant Tenant) error {
 		"company_name": tenant.Name, "slug": tenant.Slug, "full_name": tenant.OwnerName,
 		"email": tenant.OwnerEmail, "password": tenant.OwnerPassword,
 	}
-	if err := api.Want(ctx, http.StatusCreated, http.MethodPost, "/v1/signups", body, &signup); err != nil {
+	answer, err := api.Call(ctx, http.MethodPost, "/v1/signups", body)
+	switch {
+	case err != nil:
+		return err
+	case answer.Status == http.StatusConflict:
+		return fmt.Errorf("%w: %s", errSlugTaken, answer.Body)
+	case answer.Status != http.StatusCreated:
+		return fmt.Errorf("the sign-up is answered with %d: %s", answer.Status, answer.Body)
+	}
+	if err := answer.Into(&signup); err != nil {
 		return err
 	}
 	code, err := s.Code(ctx, tenant.OwnerEmail, asked)
@@ -198,7 +211,15 @@ func (s *Stack) SignUp(ctx context.Context, tenant Tenant) error {
 	if err := s.awaitActive(ctx, signup.ID); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
+	return s.awaitLogin(ctx, tenant, mailTimeout)
+}
+
+// errSlugTaken: the tenant was signed up before.
+var errSlugTaken = errors.New("the slug is taken")
+
+// awaitLogin waits until the owner can log in at the data plane.
+func (s *Stack) awaitLogin(ctx context.Context, tenant Tenant, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return poll(ctx, storyPoll, "the first login at the data plane", func(ctx context.Context) (bool, string, error) {
 		answer, err := s.login(ctx, tenant)
