@@ -21,6 +21,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -49,6 +50,13 @@ const (
 
 // slots bounds how many hashes are computed at once in this process.
 var slots = make(chan struct{}, runtime.GOMAXPROCS(0))
+
+// computed counts the hashes of this process, see [Computed].
+var computed atomic.Uint64
+
+// Computed is how many hashes this process has computed, to make or to check a
+// password: what logins cost.
+func Computed() uint64 { return computed.Load() }
 
 // errHash says that a stored hash is not one of ours.
 var errHash = errors.New("the stored password hash is not in a known form")
@@ -99,6 +107,7 @@ func Verify(ctx context.Context, hash, pw string) (ok, rehash bool, err error) {
 func acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case slots <- struct{}{}:
+		computed.Add(1)
 		return func() { <-slots }, nil
 	case <-ctx.Done():
 		return nil, fault.Unavailable("Too many sign-ins at once. Try again in a moment.").

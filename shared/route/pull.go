@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,6 +30,10 @@ type Changes struct {
 	Servers []*Server
 	Routes  []*Route
 	Full    bool // everything there is, not only what is newer
+	// Broken says which routes could not be read whole. They are among Routes,
+	// under maintenance: one tenant's broken row must not keep the changes of
+	// all others (a suspension, say) from arriving.
+	Broken []error
 }
 
 // Beginner starts transactions: a pool or a connection.
@@ -104,12 +109,16 @@ func (c *Changes) readRoutes(ctx context.Context, tx pgx.Tx, since int64, known 
 		return fmt.Errorf("read routes: %w", err)
 	}
 	c.Routes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Route, error) {
-		return scanRoute(row, func(id uuid.UUID) *Server {
+		r, broken, err := scanRoute(row, func(id uuid.UUID) *Server {
 			if s, ok := fresh[id]; ok {
 				return s
 			}
 			return known(id)
 		})
+		if broken != nil {
+			c.Broken = append(c.Broken, fmt.Errorf("the route of tenant %s: %w", r.TenantID, broken))
+		}
+		return r, err
 	})
 	if err != nil {
 		return fmt.Errorf("read routes: %w", err)
@@ -117,31 +126,33 @@ func (c *Changes) readRoutes(ctx context.Context, tx pgx.Tx, since int64, known 
 	return nil
 }
 
-func scanRoute(row pgx.CollectableRow, server func(uuid.UUID) *Server) (*Route, error) {
+// scanRoute reads a row; broken says what of it could not be read.
+func scanRoute(row pgx.CollectableRow, server func(uuid.UUID) *Server) (r *Route, broken, err error) {
+	r = &Route{}
 	var (
-		r              Route
 		serverID       *uuid.UUID
 		timeoutMillis  int64
 		settings, keys []byte
 	)
-	err := row.Scan(&r.TenantID, &r.Version, &r.Deleted, &r.Slug, &r.Hosts, &r.CustomPrimary, &r.Status, &r.Mode,
+	err = row.Scan(&r.TenantID, &r.Version, &r.Deleted, &r.Slug, &r.Hosts, &r.CustomPrimary, &r.Status, &r.Mode,
 		&r.TokenEpoch, &r.SchemaVersion, &r.Incarnation, &serverID, &r.Database, &r.Credential, &r.MaxConnections,
 		&timeoutMillis, &settings, &keys)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r.StatementTimeout = time.Duration(timeoutMillis) * time.Millisecond
 	if serverID != nil {
 		r.Server = server(*serverID)
 	}
 	if r.Server == nil && !r.Deleted {
-		return nil, fmt.Errorf("the route of tenant %s names no known server", r.TenantID)
+		broken = errors.New("it names no known server")
+		r.Server = &Server{Name: "unknown"}
 	}
-	if r.Settings, err = decodeJSON[Settings](settings); err != nil {
-		return nil, fmt.Errorf("settings of tenant %s: %w", r.TenantID, err)
+	var err1, err2 error
+	r.Settings, err1 = decodeJSON[Settings](settings)
+	r.Keys, err2 = decodeJSON[[]JWK](keys)
+	if broken = errors.Join(broken, err1, err2); broken != nil {
+		r.Mode = ModeMaintenance
 	}
-	if r.Keys, err = decodeJSON[[]JWK](keys); err != nil {
-		return nil, fmt.Errorf("signing keys of tenant %s: %w", r.TenantID, err)
-	}
-	return &r, nil
+	return r, broken, nil
 }

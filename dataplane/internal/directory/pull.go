@@ -110,7 +110,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		case <-d.pulls.poke:
 		}
 		begun := time.Now()
-		d.fly(ctx, pool)
+		_ = d.fly(ctx, pool) // it has told; the next one tries again
 		if !pause(ctx, pullGap-time.Since(begun)) {
 			return nil
 		}
@@ -126,7 +126,7 @@ func (d *Directory) open(ctx context.Context) (*pgxpool.Pool, error) {
 			return pool, nil
 		}
 		if ctx.Err() != nil {
-			return nil, nil
+			return nil, nil //nolint:nilerr // being told to stop is no failure
 		}
 		if permanent(err) {
 			return nil, err
@@ -218,6 +218,9 @@ func (d *Directory) pull(ctx context.Context, pool *pgxpool.Pool) error {
 	changes, err := route.Pull(ctx, pool, d.clock, func(id uuid.UUID) *route.Server { return d.servers[id] })
 	if err != nil {
 		return err
+	}
+	for _, broken := range changes.Broken {
+		d.options.Log.ErrorContext(ctx, "route served as under maintenance", "error", broken)
 	}
 	d.publish(changes)
 	return nil

@@ -191,6 +191,29 @@ func TestInvariant11ThePollIsTheNet(t *testing.T) {
 }
 
 // 1,000 changes are not 1,000 pulls.
+// A row that cannot be read costs its own tenant the service, and nobody else
+// the news.
+func TestOneBrokenRouteStopsNoOther(t *testing.T) {
+	t.Parallel()
+	c := newControl(t)
+	broken, other := c.tenant(t, "broken"), c.tenant(t, "other")
+	c.publish(t, broken)
+	c.publish(t, other)
+	d := run(t, c.options())
+	c.silently(t, broken, `settings = '"no object"'`)
+	c.publish(t, broken)
+	c.silently(t, other, "status = 'suspended'")
+	c.publish(t, other)
+	eventually(t, "the suspension of the other tenant", func() bool {
+		r, ok := d.ByID(other)
+		return ok && r.Status == route.StatusSuspended
+	})
+	r, ok := d.ByID(broken)
+	if !ok || fault.From(directory.Refusal(r)).Kind != fault.KindUnavailable {
+		t.Errorf("the broken route is %+v", r)
+	}
+}
+
 func TestNotificationsAreCoalesced(t *testing.T) {
 	t.Parallel()
 	const changes = 1000

@@ -161,7 +161,7 @@ func (p *Pools) openPool(e *pool) (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	config := p.base.Copy()
-	config.MaxConns = int32(min(e.cap, 1<<15)) //nolint:gosec // bounded
+	config.MaxConns = int32(min(e.cap, 1<<15))
 	cc := config.ConnConfig
 	cc.Host, cc.Port, cc.TLSConfig = r.Server.Host, r.Server.Port, tlsConfig
 	cc.Database, cc.User, cc.Password = r.Database, r.Database, string(password)

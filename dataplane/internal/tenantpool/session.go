@@ -62,7 +62,8 @@ var (
 
 func harmless(sql string) bool {
 	if v, ok := verdicts.Load(sql); ok {
-		return v.(bool)
+		known, _ := v.(bool)
+		return known
 	}
 	ok := judge(sql)
 	if verdictCount.Add(1) <= verdictsBound {

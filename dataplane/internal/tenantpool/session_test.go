@@ -58,7 +58,7 @@ func TestInvariant12ADirtySessionIsNotLeasedAgain(t *testing.T) {
 			return err
 		},
 		"unread rows": func(ctx context.Context, l *tenantpool.Lease) error {
-			_, err := l.Query(ctx, "SELECT generate_series(1, 100000)")
+			_, err := l.Query(ctx, "SELECT generate_series(1, 100000)") //nolint:sqlclosecheck // that they stay open is the point
 			return err
 		},
 	} {

@@ -19,7 +19,7 @@ import (
 // authority makes a CA (PEM) and a certificate that it has signed for a name.
 func authority(t *testing.T, name string) (ca string, leaf tls.Certificate) {
 	t.Helper()
-	make := func(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	issue := func(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -38,11 +38,11 @@ func authority(t *testing.T, name string) (ca string, leaf tls.Certificate) {
 		return made, key
 	}
 	until := time.Now().Add(time.Hour)
-	root, rootKey := make(&x509.Certificate{
+	root, rootKey := issue(&x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotAfter: until,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}, nil, nil)
-	cert, key := make(&x509.Certificate{
+	cert, key := issue(&x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, root, rootKey)
