@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/shared/testdb/sidebyside"
 )
 
 const fleet = 10_000
@@ -34,9 +35,11 @@ func inUse() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// At most 1 KB of heap for each known tenant. Not parallel: it measures the
-// process.
-func TestMemoryPerKnownTenant(t *testing.T) {
+const mostPerTenant = 1024 // bytes of heap
+
+// perTenant is how many bytes of heap a known tenant costs.
+func perTenant(t testing.TB) int64 {
+	t.Helper()
 	c := fleetOf(t)
 	before := inUse()
 	d := run(t, c.options())
@@ -44,11 +47,21 @@ func TestMemoryPerKnownTenant(t *testing.T) {
 	if d.Len() != fleet {
 		t.Fatalf("%d tenants are known", d.Len())
 	}
-	t.Logf("%d bytes for each known tenant", each)
-	if each > 1024 {
-		t.Errorf("%d bytes for each known tenant, at most 1024 are allowed", each)
-	}
 	runtime.KeepAlive(d)
+	return each
+}
+
+// Not parallel: it measures the process.
+func TestMemoryPerKnownTenant(t *testing.T) {
+	each := perTenant(t)
+	t.Logf("%d bytes for each known tenant", each)
+	if each > mostPerTenant {
+		t.Errorf("%d bytes for each known tenant, at most %d are allowed", each, mostPerTenant)
+	}
+}
+
+func BenchmarkMemoryPerKnownTenant(b *testing.B) {
+	sidebyside.Against(b, float64(perTenant(b)), mostPerTenant)
 }
 
 func BenchmarkLookup(b *testing.B) {

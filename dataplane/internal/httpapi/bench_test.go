@@ -1,0 +1,326 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
+	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/problem"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/testdb"
+	"github.com/ouvira/ouvira/shared/testdb/sidebyside"
+)
+
+const (
+	workers = 8
+	rounds  = 9
+	each    = 1500 * time.Millisecond
+)
+
+// routing is a directory and pools, as a node has them.
+type routing struct {
+	*directory.Directory
+
+	pools *tenantpool.Pools
+}
+
+// newRouting serves the tenants from the fixture's server.
+func newRouting(b *testing.B, f *tenanttest.Fixture, tenants ...tenanttest.Tenant) *routing {
+	b.Helper()
+	r := &routing{}
+	var err error
+	// The pools are known to the directory before they know it.
+	d := f.Directory(b, func(e directory.Event) {
+		if r.pools != nil {
+			r.pools.RouteChanged(e)
+		}
+	}, tenants...)
+	r.Directory = d
+	r.pools, err = tenantpool.New(tenantpool.Options{NodeID: "bench", Share: 1, Routes: d, Key: f.Key})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := r.pools.Close(context.Background()); err != nil {
+			b.Errorf("close the pools: %v", err)
+		}
+	})
+	return r
+}
+
+// fixedPool is what a program with one database has: as many connections as
+// workers, which measured best.
+func fixedPool(b *testing.B, tenant tenanttest.Tenant) *pgxpool.Pool {
+	b.Helper()
+	u, err := url.Parse(tenant.AdminURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	u.User = url.UserPassword(tenant.Route.Database, tenant.Password)
+	// The role's own limit is for the routed pools alone.
+	superuser := testdb.Connect(b, tenant.AdminURL)
+	if _, err := superuser.Exec(b.Context(), "ALTER ROLE "+tenant.Route.Database+" CONNECTION LIMIT 100"); err != nil {
+		b.Fatal(err)
+	}
+	pool, err := pg.Open(b.Context(), u.String(), pg.Options{MaxConnections: workers})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(pool.Close)
+	return pool
+}
+
+// light is a ResponseWriter that costs next to nothing.
+type light struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (l *light) Header() http.Header         { return l.header }
+func (l *light) WriteHeader(status int)      { l.status = status }
+func (l *light) Write(p []byte) (int, error) { return l.body.Write(p) }
+
+// caller sends the requests of one worker.
+type caller struct {
+	b       *testing.B
+	handler http.Handler
+	w       light
+}
+
+func (c *caller) call(r *http.Request) {
+	clear(c.w.header)
+	c.w.status = http.StatusOK
+	c.w.body.Reset()
+	c.handler.ServeHTTP(&c.w, r)
+	if c.w.status != http.StatusOK {
+		c.b.Errorf("%d %s", c.w.status, c.w.body.String())
+	}
+}
+
+// callers makes one for each worker.
+func callers(b *testing.B, handler http.Handler) []*caller {
+	all := make([]*caller, workers)
+	for i := range all {
+		all[i] = &caller{b: b, handler: handler, w: light{header: http.Header{}}}
+	}
+	return all
+}
+
+func get(host, path, token string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, path, http.NoBody)
+	r.Host = host
+	r.RemoteAddr = "198.51.100.7:40000"
+	r.Header.Set("User-Agent", "bench")
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	return r
+}
+
+// BenchmarkRoutedVersusFixedPool: what it costs to find the tenant by the host
+// and to lease from one of 50 warm pools, instead of taking a connection of
+// the only pool there is. Each worker walks over all tenants.
+func BenchmarkRoutedVersusFixedPool(b *testing.B) {
+	const warm = 50
+	f := tenanttest.New(b)
+	f.Server.MaxConnections = 4 * warm
+	tenants := []tenanttest.Tenant{f.A, f.B}
+	for i := len(tenants); i < warm; i++ {
+		tenants = append(tenants, f.Tenant(b, fmt.Sprintf("tenant-%02d", i)))
+	}
+	node := newRouting(b, f, tenants...)
+	routed := smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
+		found, err := node.Lookup(r.Host)
+		if err != nil {
+			return err
+		}
+		if found, err = node.Admit(r.Context(), found); err != nil {
+			return err
+		}
+		lease, err := node.pools.Lease(r.Context(), found)
+		if err != nil {
+			return err
+		}
+		defer lease.Release()
+		return work(lease)
+	})
+	pool := fixedPool(b, f.A)
+	fixed := smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
+		conn, err := pool.Acquire(r.Context())
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		return work(conn)
+	})
+
+	ours, reference := callers(b, routed), callers(b, fixed)
+	requests := make([][]*http.Request, workers)
+	step := make([]int, workers)
+	for worker := range requests {
+		for i := range tenants {
+			t := tenants[(i+worker*warm/workers)%warm]
+			requests[worker] = append(requests[worker], get(hostOf(t), fmt.Sprintf("/users/%d", t.OwnerID), ""))
+		}
+	}
+	same := get("localhost", fmt.Sprintf("/users/%d", f.A.OwnerID), "")
+	sidebyside.Throughput(b, workers, rounds, each,
+		func(worker int) {
+			ours[worker].call(requests[worker][step[worker]%warm])
+			step[worker]++
+		},
+		func(worker int) { reference[worker].call(same) })
+}
+
+// smallAPI is a handler with one indexed SELECT.
+func smallAPI(do func(r *http.Request, work func(pg.Querier) error) error) http.Handler {
+	type user struct {
+		ID       int64  `json:"id"`
+		FullName string `json:"full_name"`
+		Email    string `json:"email"`
+	}
+	router := chi.NewRouter()
+	router.Get("/users/{id}", func(w http.ResponseWriter, r *http.Request) {
+		var u user
+		err := do(r, func(db pg.Querier) error {
+			return db.QueryRow(r.Context(), "SELECT id, full_name, email FROM public.users WHERE id = $1::text::bigint", chi.URLParam(r, "id")).
+				Scan(&u.ID, &u.FullName, &u.Email)
+		})
+		if err != nil {
+			problem.Write(w, r, fault.From(err))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(u)
+	})
+	return router
+}
+
+// BenchmarkAccountMeVersusBareHandler: what a whole authenticated request costs
+// beside a handler that knows its tenant, its user and its database, asks the
+// same of the database and writes the same.
+func BenchmarkAccountMeVersusBareHandler(b *testing.B) {
+	f := tenanttest.New(b)
+	node := newRouting(b, f, f.A, f.B)
+	handler, tokens := wholeNode(b, f, node)
+
+	sessions := make([]uuid.UUID, workers)
+	requests := make([]*http.Request, workers)
+	tenants := [2]tenanttest.Tenant{f.A, f.B}
+	for worker := range workers {
+		tenant := tenants[worker%2]
+		token := signIn(b, handler, tenant)
+		verified, err := tokens.Verify(tenant.Route, token)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sessions[worker] = verified.SessionID
+		requests[worker] = get(hostOf(tenant), "/account/me", token)
+	}
+
+	pools := [2]*pgxpool.Pool{fixedPool(b, f.A), fixedPool(b, f.B)}
+	bare := make([]http.Handler, workers)
+	for worker := range workers {
+		tenant := tenants[worker%2]
+		router := chi.NewRouter()
+		router.Get("/account/me", bareMe(pools[worker%2], store.AuthenticateParams{SessionID: sessions[worker], UserID: tenant.OwnerID}))
+		bare[worker] = router
+	}
+	ours, reference := callers(b, handler), callers(b, nil)
+	for worker, c := range reference {
+		c.handler = bare[worker]
+		c.call(requests[worker])
+		ours[worker].call(requests[worker])
+		if x, y := strings.TrimSpace(ours[worker].w.body.String()), strings.TrimSpace(c.w.body.String()); x != y {
+			b.Fatalf("the answers differ:\n%s\n%s", x, y)
+		}
+	}
+	sidebyside.Throughput(b, workers, rounds, each,
+		func(worker int) { ours[worker].call(requests[worker]) },
+		func(worker int) { reference[worker].call(requests[worker]) })
+}
+
+// wholeNode is the public listener's handler with everything that belongs to
+// it.
+func wholeNode(b *testing.B, f *tenanttest.Fixture, node *routing) (http.Handler, *identity.AccessTokens) {
+	b.Helper()
+	tokens, err := identity.NewAccessTokens("https", "localhost", "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	handler, err := httpapi.New(httpapi.Options{
+		Log: telemetry.NewLogger(io.Discard, slog.LevelInfo, "dataplane"), Metrics: httpserver.NewMetrics(telemetry.NewRegistry()),
+		Routes: node, Identity: identity.New(tokens, f.Key), Tokens: tokens, Scheme: "https",
+		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) { return node.pools.Lease(ctx, r) },
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return handler, tokens
+}
+
+func signIn(b *testing.B, handler http.Handler, tenant tenanttest.Tenant) (access string) {
+	b.Helper()
+	body := fmt.Sprintf(`{"identifier": %q, "password": %q}`, tenant.OwnerEmail, tenanttest.OwnerPassword)
+	r := httptest.NewRequest(http.MethodPost, "/auth/login", strings.NewReader(body))
+	r.Host = hostOf(tenant)
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, r)
+	var answer struct {
+		Tokens struct {
+			Access string `json:"access"`
+		} `json:"tokens"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer.Tokens.Access == "" {
+		b.Fatalf("login: %d %s", w.Code, w.Body)
+	}
+	return answer.Tokens.Access
+}
+
+func bareMe(pool *pgxpool.Pool, who store.AuthenticateParams) http.HandlerFunc {
+	queries := store.New()
+	return func(w http.ResponseWriter, r *http.Request) {
+		row, err := queries.Authenticate(r.Context(), pool, who)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		var lastLogin *time.Time
+		if row.LastLogin != nil {
+			at := row.LastLogin.UTC()
+			lastLogin = &at
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(httpapi.User{
+			ID: row.ID, Username: row.Username, FullName: row.FullName, Email: row.Email, PrimaryMobile: row.PrimaryMobile,
+			EmailVerified: row.EmailVerified, PhoneVerified: row.PhoneVerified, AccountUID: row.AccountUID,
+			Is2FAEnabled: row.Is2FAEnabled, TwoFAType: row.TwoFAType, DateJoined: row.DateJoined.UTC(), LastLogin: lastLogin,
+			Entity: httpapi.Entity{CreatedAt: row.CreatedAt.UTC(), UpdatedAt: row.UpdatedAt.UTC()},
+		})
+	}
+}

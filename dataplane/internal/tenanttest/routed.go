@@ -1,0 +1,99 @@
+package tenanttest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/testdb"
+)
+
+// Directory is a real one that has pulled the routes of the tenants out of a
+// real control database; they all get the limits of the standard plan. It runs
+// until the test ends.
+func (f *Fixture) Directory(t testing.TB, subscriber func(directory.Event), tenants ...Tenant) *directory.Directory {
+	t.Helper()
+	fingerprint, err := migrations.Control.Fingerprint()
+	must(t, err)
+	address := testdb.New(t, testdb.Template{Name: "routes", Fingerprint: fingerprint, Build: buildControl})
+	control := testdb.Connect(t, address)
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		_, err := control.Exec(t.Context(), sql, args...)
+		must(t, err)
+	}
+	s := f.Server
+	exec(`INSERT INTO control.servers (id, name, host, port, tls_mode, max_databases, max_connections, system_identifier, postgres_version, provisioner_credential)
+		VALUES ($1, $2, $3, $4, $5, 1000, $6, 1, 150000, '')`, s.ID, s.Name, s.Host, s.Port, s.TLSMode, s.MaxConnections)
+	exec("SELECT control.publish_server($1)", s.ID)
+	for _, tenant := range tenants {
+		insertRoute(t, exec, tenant.Route)
+	}
+	d, err := directory.New(directory.Options{
+		DSN: WithRole(address, migrations.NodeRole), NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost", Share: 0.4,
+	})
+	must(t, err)
+	if subscriber != nil {
+		d.Subscribe(subscriber)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the directory ended: %v", err)
+		}
+	})
+	pulled, done := context.WithTimeout(t.Context(), 20*time.Second)
+	defer done()
+	must(t, d.Refresh(pulled, 0))
+	if d.Len() != len(tenants) {
+		t.Fatalf("the directory knows %d tenants of %d", d.Len(), len(tenants))
+	}
+	return d
+}
+
+func insertRoute(t testing.TB, exec func(sql string, args ...any), r *route.Route) {
+	t.Helper()
+	keys, err := json.Marshal(r.Keys)
+	must(t, err)
+	exec(`INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, incarnation, database_name, credential,
+		                               token_epoch, schema_version, signing_keys)
+		SELECT $1, $2, $2, $3, id, $4, $5, $6, $7, $8, $9, $10 FROM control.plans WHERE code = 'standard'`,
+		r.TenantID, r.Slug, string(r.Status), r.Server.ID, r.Incarnation, r.Database, r.Credential, r.TokenEpoch, r.SchemaVersion, keys)
+	exec("SELECT control.publish_route($1)", r.TenantID)
+}
+
+// buildControl migrates an empty database as the control database's owner.
+func buildControl(ctx context.Context, address string) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return fmt.Errorf("parse the template's address: %w", err)
+	}
+	name := strings.TrimPrefix(u.Path, "/")
+	if err := migrations.BootstrapControl(ctx, address, migrations.ControlBootstrap{Database: name}); err != nil {
+		return fmt.Errorf("prepare the control database: %w", err)
+	}
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return fmt.Errorf("connect to the template: %w", err)
+	}
+	_, err = conn.Exec(ctx, "ALTER DATABASE "+name+" OWNER TO "+migrations.ControlOwnerRole)
+	_ = conn.Close(ctx)
+	if err != nil {
+		return fmt.Errorf("give the template to its owner: %w", err)
+	}
+	_, err = migrations.Up(ctx, WithRole(address, migrations.ControlOwnerRole), migrations.Control)
+	return err
+}
