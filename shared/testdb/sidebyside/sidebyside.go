@@ -49,17 +49,14 @@ func Throughput(b *testing.B, workers, rounds int, each time.Duration, ours, ref
 }
 
 // Duration lets ours and reference do a whole piece of work in turn and reports
-// the medians of seconds and of the ratio ours/reference. What they return
-// tidies up after them, outside of the time.
-func Duration(b *testing.B, rounds int, ours, reference func() (tidy func())) {
+// the medians of seconds and of the ratio ours/reference.
+func Duration(b *testing.B, rounds int, ours, reference func()) {
 	b.Helper()
-	timed := func(f func() func()) float64 {
+	timed := func(f func()) float64 {
 		runtime.GC()
 		start := time.Now()
-		tidy := f()
-		took := time.Since(start).Seconds()
-		tidy()
-		return took
+		f()
+		return time.Since(start).Seconds()
 	}
 	var o, r, ratios []float64
 	b.ResetTimer()
