@@ -80,6 +80,10 @@ func (q *Queue) Wake(ctx context.Context, tx pgx.Tx, ids ...uuid.UUID) error {
 const (
 	// A run longer than this gives its lease back and is woken again.
 	jobTimeout = 60 * time.Second
+	// The least time between two looks for jobs. River's 100 ms is for queues of
+	// thousands of short jobs; here it would leave workers idle between
+	// operations while others wait.
+	fetchCooldown = 10 * time.Millisecond
 	// River's own net under the reaper.
 	rescueAfter = 90 * time.Second
 	// How long running jobs may go on when the process is asked to stop, and
@@ -130,6 +134,7 @@ func NewWorker(pool *pgxpool.Pool, c Config) (*Worker, error) {
 		},
 		Workers:              workers,
 		JobTimeout:           jobTimeout,
+		FetchCooldown:        fetchCooldown,
 		RescueStuckJobsAfter: rescueAfter,
 		// Reindexing wants the owner of the tables, which the control plane is not.
 		ReindexerIndexNames: []string{},

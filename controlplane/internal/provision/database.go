@@ -62,18 +62,15 @@ func (a *attempt) role(ctx context.Context) error {
 	if modern {
 		membership = " WITH INHERIT TRUE, SET FALSE"
 	}
-	// Each commits by itself: an open transaction with a GRANT would block
-	// every other grant and fence of the server.
-	for _, statement := range []string{
+	// One message, which the server commits as a whole without waiting for us:
+	// an open transaction with a GRANT would block every other grant and fence of
+	// the server.
+	return admin.execAll(
+		ctx,
 		fmt.Sprintf("%s ROLE %s LOGIN CONNECTION LIMIT %d PASSWORD '%s'", verb, a.quoted(), a.tenant.maxConnections, verifier),
-		"GRANT " + migrations.AppRole + " TO " + a.quoted() + membership,
-		"ALTER ROLE " + a.quoted() + " SET temp_file_limit = '" + tempFileLimit + "'",
-	} {
-		if err := admin.exec(ctx, statement); err != nil {
-			return err
-		}
-	}
-	return nil
+		"GRANT "+migrations.AppRole+" TO "+a.quoted()+membership,
+		"ALTER ROLE "+a.quoted()+" SET temp_file_limit = '"+tempFileLimit+"'",
+	)
 }
 
 // found is a database that exists under the tenant's name.
@@ -182,23 +179,20 @@ func (a *attempt) create(ctx context.Context, admin *session, template string) e
 	}
 }
 
-// lockdown takes everything from everybody else while the database is closed,
-// and only then opens it. The tenant's role still may not connect.
+// lockdown takes everything from everybody else and opens the database, in one
+// commit: nobody can connect to it in a state between. The tenant's role still
+// may not.
 func (a *attempt) lockdown(ctx context.Context) error {
 	admin, err := a.connectAdmin(ctx)
 	if err != nil {
 		return err
 	}
-	for _, statement := range []string{
-		"REVOKE ALL ON DATABASE " + a.quoted() + " FROM PUBLIC",
-		"ALTER DATABASE " + a.quoted() + " SET client_connection_check_interval = '1s'",
-		"ALTER DATABASE " + a.quoted() + " ALLOW_CONNECTIONS true",
-	} {
-		if err := admin.exec(ctx, statement); err != nil {
-			return err
-		}
-	}
-	return nil
+	return admin.execAll(
+		ctx,
+		"REVOKE ALL ON DATABASE "+a.quoted()+" FROM PUBLIC",
+		"ALTER DATABASE "+a.quoted()+" SET client_connection_check_interval = '1s'",
+		"ALTER DATABASE "+a.quoted()+" ALLOW_CONNECTIONS true",
+	)
 }
 
 // migrate brings the database to this release's version. A database from the

@@ -129,6 +129,12 @@ func (s *session) exec(ctx context.Context, sql string, args ...any) error {
 	return nil
 }
 
+// execAll runs statements in one message and one commit.
+func (s *session) execAll(ctx context.Context, statements ...string) error {
+	// Only the simple protocol takes more than one statement.
+	return s.exec(ctx, strings.Join(statements, "; "), pgx.QueryExecModeSimpleProtocol)
+}
+
 // scan reads one row. Errors: pgx.ErrNoRows.
 func (s *session) scan(ctx context.Context, into []any, sql string, args ...any) error {
 	err := s.conn.QueryRow(ctx, sql, args...).Scan(into...)
