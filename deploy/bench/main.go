@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -83,8 +82,9 @@ func measure(ctx context.Context, root string, m measurement) (result, error) {
 	command.Dir = root
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	var out bytes.Buffer
-	command.Stdout = io.MultiWriter(&out)
-	command.Stderr = &out
+	// One writer for both, which exec knows to share; two would overwrite each
+	// other in the buffer.
+	command.Stdout, command.Stderr = &out, &out
 	if err := command.Run(); err != nil {
 		return result{}, fmt.Errorf("%w\n%s", err, out.String())
 	}

@@ -31,17 +31,17 @@ const (
 var table = []measurement{
 	{
 		name: "routed-50-tenants",
-		what: "a handler with one indexed SELECT, routed over 50 warm tenants", reference: "the same handler on one fixed pool",
+		what: "a handler with one indexed SELECT, routed over 50 warm tenants in turn by 8 workers, so by more than 50 backends", reference: "the same handler on one fixed pool of 8 connections, its best size",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusFixedPool", unit: perSecond, target: 0.95,
 	},
 	{
 		name: "account-me",
-		what: "`GET /account/me` with an access token, the whole request", reference: "a bare chi handler with the same SQL and the same body",
+		what: "`GET /account/me` with an access token, the whole request, at two tenants", reference: "a bare chi handler that knows its user, with the same SQL and the same body",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkAccountMeVersusBareHandler", unit: perSecond, target: 0.80,
 	},
 	{
 		name: "provision",
-		what: "provisioning 24 tenants from the template, 4 at a time, all steps", reference: "24 raw `CREATE DATABASE … TEMPLATE`, 4 at a time",
+		what: "provisioning 24 tenants from the template, 4 at a time, all steps, by a real worker", reference: "24 raw `CREATE DATABASE … TEMPLATE`, 4 at a time, on open connections",
 		pkg: controlplane + "internal/provision", benchmark: "BenchmarkProvisionVersusCreateDatabase", unit: seconds, target: 1.5, atMost: true,
 	},
 	{
@@ -51,7 +51,7 @@ var table = []measurement{
 	},
 	{
 		name: "memory-idle-pool",
-		what: "resident memory per warm pool without connections, 1,000 of them", reference: "8 KiB",
+		what: "resident memory per pool that has had a connection and has none, 1,000 of them", reference: "8 KiB",
 		pkg: dataplane + "internal/tenantpool", benchmark: "BenchmarkMemoryPerIdlePool", unit: bytesEach, target: 1, atMost: true,
 	},
 }
