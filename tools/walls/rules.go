@@ -166,8 +166,7 @@ func roomOf(path string) string {
 
 // isQueries tells whether the package is what sqlc generates for a room.
 func isQueries(path string) bool {
-	last := path[strings.LastIndex(path, "/")+1:]
-	return last == "dbsqlc" || last == "store"
+	return strings.HasSuffix(path, "/dbsqlc")
 }
 
 // storey is where a room stands in the engine, -1 for the others.

@@ -16,7 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/ouvira/ouvira/dataplane/internal/company/store"
+	"github.com/ouvira/ouvira/dataplane/internal/company/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -67,7 +67,7 @@ type New struct {
 	IsParentCompany bool
 }
 
-var queries store.Queries
+var queries dbsqlc.Queries
 
 // Create makes a company. Anyone may found one of their own; under another
 // one it takes its owner or an admin.
@@ -84,7 +84,7 @@ func Create(ctx context.Context, tx pgx.Tx, actorID int64, in New) (Company, err
 			return Company{}, err
 		}
 	}
-	row, err := queries.Create(ctx, tx, store.CreateParams{
+	row, err := queries.Create(ctx, tx, dbsqlc.CreateParams{
 		Name: in.Name, Description: in.Description, Address: in.Address,
 		ParentCompanyID: in.ParentCompanyID, IsParentCompany: in.IsParentCompany, CreateBy: actorID,
 	})
@@ -95,7 +95,7 @@ func Create(ctx context.Context, tx pgx.Tx, actorID int64, in New) (Company, err
 	if err != nil {
 		return Company{}, err
 	}
-	if err := queries.AddOwner(ctx, tx, store.AddOwnerParams{UserID: actorID, CompanyID: row.ID}); err != nil {
+	if err := queries.AddOwner(ctx, tx, dbsqlc.AddOwnerParams{UserID: actorID, CompanyID: row.ID}); err != nil {
 		return Company{}, err
 	}
 	return Company{
@@ -127,7 +127,7 @@ func checkParent(ctx context.Context, tx pgx.Tx, actorID, parentID int64) error 
 	} else if err != nil {
 		return err
 	}
-	allowed, err := queries.MayCreateUnder(ctx, tx, store.MayCreateUnderParams{CompanyID: parentID, UserID: actorID})
+	allowed, err := queries.MayCreateUnder(ctx, tx, dbsqlc.MayCreateUnderParams{CompanyID: parentID, UserID: actorID})
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func checkParent(ctx context.Context, tx pgx.Tx, actorID, parentID int64) error 
 
 // Get is one company that the actor can see.
 func Get(ctx context.Context, db pg.Querier, actorID, id int64) (Company, error) {
-	row, err := queries.GetVisible(ctx, db, store.GetVisibleParams{CompanyID: id, UserID: actorID})
+	row, err := queries.GetVisible(ctx, db, dbsqlc.GetVisibleParams{CompanyID: id, UserID: actorID})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Company{}, fault.NotFound("There is no such company, or you are not a member of it.")
 	}
@@ -174,7 +174,7 @@ func List(ctx context.Context, db pg.Querier, actorID int64, limit, offset int32
 	if err != nil {
 		return nil, 0, err
 	}
-	rows, err := queries.ListVisible(ctx, db, store.ListVisibleParams{UserID: actorID, MaxRows: limit, SkipRows: offset})
+	rows, err := queries.ListVisible(ctx, db, dbsqlc.ListVisibleParams{UserID: actorID, MaxRows: limit, SkipRows: offset})
 	if err != nil {
 		return nil, 0, err
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -247,7 +247,7 @@ func BenchmarkAccountMeVersusBareHandler(b *testing.B) {
 	for worker := range workers {
 		tenant := tenants[worker%2]
 		router := chi.NewRouter()
-		router.Get("/account/me", bareMe(pools[worker%2], store.AuthenticateParams{SessionID: sessions[worker], UserID: tenant.OwnerID}))
+		router.Get("/account/me", bareMe(pools[worker%2], dbsqlc.AuthenticateParams{SessionID: sessions[worker], UserID: tenant.OwnerID}))
 		bare[worker] = router
 	}
 	ours, reference := callers(b, handler), callers(b, nil)
@@ -302,8 +302,8 @@ func signIn(b *testing.B, handler http.Handler, tenant tenanttest.Tenant) (acces
 	return answer.Tokens.Access
 }
 
-func bareMe(pool *pgxpool.Pool, who store.AuthenticateParams) http.HandlerFunc {
-	queries := store.New()
+func bareMe(pool *pgxpool.Pool, who dbsqlc.AuthenticateParams) http.HandlerFunc {
+	queries := dbsqlc.New()
 	return func(w http.ResponseWriter, r *http.Request) {
 		row, err := queries.Authenticate(r.Context(), pool, who)
 		if err != nil {

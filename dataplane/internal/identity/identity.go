@@ -24,7 +24,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -118,7 +118,7 @@ type Tokens struct {
 // Service is the room. It holds no state of a tenant but caches that may be
 // lost at any time.
 type Service struct {
-	queries store.Queries
+	queries dbsqlc.Queries
 	tokens  *AccessTokens
 	keys    *signingKeys
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -103,12 +103,12 @@ func (s *Service) countFailure(ctx context.Context, t Tenant, who credentials, m
 			if who.userID != 0 {
 				userID = &who.userID
 			}
-			return s.queries.RecordSecurity(ctx, db, store.RecordSecurityParams{
+			return s.queries.RecordSecurity(ctx, db, dbsqlc.RecordSecurityParams{
 				UserID: userID, UserDisplay: who.display, Action: actionLoginFailed,
 				Metadata: metadata("reason", reason), IPAddress: c.ip(), RequestID: c.RequestID,
 			})
 		}
-		return s.queries.CountFailedLogin(ctx, db, store.CountFailedLoginParams{
+		return s.queries.CountFailedLogin(ctx, db, dbsqlc.CountFailedLoginParams{
 			MaxFailures: MaxFailures, LockForSeconds: LockFor.Seconds(), UserID: &who.userID, UserDisplay: who.display,
 			Action: actionLoginFailed, Metadata: metadata("reason", reason), IPAddress: c.ip(), RequestID: c.RequestID,
 		})
@@ -120,7 +120,7 @@ func (s *Service) signIn(ctx context.Context, t Tenant, who credentials, newHash
 	var tokens Tokens
 	err := t.Do(ctx, func(db Conn) error {
 		return pg.InTx(ctx, db, func(tx pgx.Tx) error {
-			row, err := s.queries.SignIn(ctx, tx, store.SignInParams{ID: who.userID, OldHash: who.hash, NewHash: newHash})
+			row, err := s.queries.SignIn(ctx, tx, dbsqlc.SignInParams{ID: who.userID, OldHash: who.hash, NewHash: newHash})
 			if errors.Is(err, pgx.ErrNoRows) { // locked, disabled or changed meanwhile
 				return loginRefused()
 			}

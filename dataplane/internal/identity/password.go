@@ -6,7 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -52,11 +52,11 @@ func (s *Service) usePasswordToken(ctx context.Context, tx pgx.Tx, token, hash s
 	if err != nil {
 		return err
 	}
-	name, err := s.queries.SetPassword(ctx, tx, store.SetPasswordParams{ID: userID, PasswordHash: &hash})
+	name, err := s.queries.SetPassword(ctx, tx, dbsqlc.SetPasswordParams{ID: userID, PasswordHash: &hash})
 	if err != nil {
 		return err
 	}
-	return s.queries.EndAfterPasswordChange(ctx, tx, store.EndAfterPasswordChangeParams{
+	return s.queries.EndAfterPasswordChange(ctx, tx, dbsqlc.EndAfterPasswordChangeParams{
 		UserID: &userID, UserDisplay: name, Action: actionPasswordSet,
 		Metadata: metadata(), IPAddress: c.ip(), RequestID: c.RequestID,
 	})

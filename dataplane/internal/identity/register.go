@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -51,8 +51,8 @@ func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Cli
 	return profile, tokens, err
 }
 
-func check(t Tenant, in Registration) (store.CreateUserParams, error) {
-	var none store.CreateUserParams
+func check(t Tenant, in Registration) (dbsqlc.CreateUserParams, error) {
+	var none dbsqlc.CreateUserParams
 	if in.InvitationToken != "" {
 		// Nobody has been invited yet: no token can be valid.
 		const message = "This invitation is not valid. Ask for a new one."
@@ -72,7 +72,7 @@ func check(t Tenant, in Registration) (store.CreateUserParams, error) {
 	if err := password.CheckPolicy(in.Password); err != nil {
 		return none, err
 	}
-	return store.CreateUserParams{Username: email, FullName: name, Email: &email, PrimaryMobile: in.PrimaryMobile}, nil
+	return dbsqlc.CreateUserParams{Username: email, FullName: name, Email: &email, PrimaryMobile: in.PrimaryMobile}, nil
 }
 
 // taken turns the violation of a unique constraint into the answer for it.

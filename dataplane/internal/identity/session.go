@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -27,7 +27,7 @@ const (
 // Authenticate is the first statement of a request: one round trip for the
 // session, its user and the authorization epoch.
 func (s *Service) Authenticate(ctx context.Context, db pg.Querier, v Verified) (Actor, error) {
-	row, err := s.queries.Authenticate(ctx, db, store.AuthenticateParams{SessionID: v.SessionID, UserID: v.UserID})
+	row, err := s.queries.Authenticate(ctx, db, dbsqlc.AuthenticateParams{SessionID: v.SessionID, UserID: v.UserID})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Actor{}, refused(errors.New("the session has ended, or its user is disabled"))
 	}
@@ -49,7 +49,7 @@ func (s *Service) Authenticate(ctx context.Context, db pg.Querier, v Verified) (
 // newSession starts a session and gives its first tokens.
 func (s *Service) newSession(ctx context.Context, t Tenant, db pg.Querier, u Profile, remember bool, action string, c Client) (Tokens, error) {
 	id, refresh := uuid.New(), newRefreshToken(t.Route.TenantID)
-	err := s.queries.StartSession(ctx, db, store.StartSessionParams{
+	err := s.queries.StartSession(ctx, db, dbsqlc.StartSessionParams{
 		SessionID: id, UserID: &u.ID, Remember: remember, UserAgent: c.userAgent(), IPAddress: c.ip(),
 		LifetimeSeconds: lifetime(remember).Seconds(), TokenHash: digest(refresh), IdleSeconds: idle(remember).Seconds(),
 		UserDisplay: u.FullName, Action: action, Metadata: metadata("session", id.String()), RequestID: c.RequestID,
@@ -115,7 +115,7 @@ func refreshRefused(why string) error {
 }
 
 func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string, c Client) (tokens Tokens, reused bool, err error) {
-	row, err := s.queries.LockRefreshToken(ctx, tx, store.LockRefreshTokenParams{TokenHash: digest(parent), GraceSeconds: RefreshGrace.Seconds()})
+	row, err := s.queries.LockRefreshToken(ctx, tx, dbsqlc.LockRefreshTokenParams{TokenHash: digest(parent), GraceSeconds: RefreshGrace.Seconds()})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Tokens{}, false, refreshRefused("unknown refresh token")
 	}
@@ -134,7 +134,7 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 		tokens, err = s.tokensFor(ctx, t, tx, row.UserID, row.SessionID, child)
 		return tokens, false, err
 	case row.Rotated:
-		err = s.queries.RevokeSession(ctx, tx, store.RevokeSessionParams{
+		err = s.queries.RevokeSession(ctx, tx, dbsqlc.RevokeSessionParams{
 			Reason: "refresh token reused", SessionID: row.SessionID, UserID: &row.UserID, UserDisplay: row.FullName,
 			Action: actionRefreshReused, Metadata: metadata("session", row.SessionID.String()), IPAddress: c.ip(), RequestID: c.RequestID,
 		})
@@ -145,7 +145,7 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 	if err != nil {
 		return Tokens{}, false, err
 	}
-	err = s.queries.RotateRefreshToken(ctx, tx, store.RotateRefreshTokenParams{
+	err = s.queries.RotateRefreshToken(ctx, tx, dbsqlc.RotateRefreshTokenParams{
 		ChildHash: digest(child), SessionID: row.SessionID, IdleSeconds: idle(row.Remember).Seconds(), SessionExpiresAt: row.SessionExpiresAt,
 		ChildSealed: sealed, ParentHash: digest(parent),
 	})
@@ -161,7 +161,7 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 func (s *Service) Logout(ctx context.Context, t Tenant, tx pgx.Tx, actor Actor, refresh string, c Client) error {
 	sessions := []uuid.UUID{actor.SessionID}
 	if refreshTokenOf(t.Route.TenantID, refresh) {
-		other, err := s.queries.SessionOfRefreshToken(ctx, tx, store.SessionOfRefreshTokenParams{TokenHash: digest(refresh), UserID: actor.ID})
+		other, err := s.queries.SessionOfRefreshToken(ctx, tx, dbsqlc.SessionOfRefreshTokenParams{TokenHash: digest(refresh), UserID: actor.ID})
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
@@ -170,7 +170,7 @@ func (s *Service) Logout(ctx context.Context, t Tenant, tx pgx.Tx, actor Actor, 
 		}
 	}
 	for _, id := range sessions {
-		err := s.queries.RevokeSession(ctx, tx, store.RevokeSessionParams{
+		err := s.queries.RevokeSession(ctx, tx, dbsqlc.RevokeSessionParams{
 			Reason: actionLogout, SessionID: id, UserID: &actor.ID, UserDisplay: actor.FullName,
 			Action: actionLogout, Metadata: metadata("session", id.String()), IPAddress: c.ip(), RequestID: c.RequestID,
 		})

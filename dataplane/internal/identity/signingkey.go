@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -52,7 +52,7 @@ func newSigningKeys(opener Opener) *signingKeys {
 
 // current is the key that signs: the newest one that the route announces, so
 // that every node can verify what it signed.
-func (s *signingKeys) current(ctx context.Context, tenant *route.Route, queries *store.Queries, db pg.Querier) (signingKey, error) {
+func (s *signingKeys) current(ctx context.Context, tenant *route.Route, queries *dbsqlc.Queries, db pg.Querier) (signingKey, error) {
 	if len(tenant.Keys) == 0 {
 		return signingKey{}, errors.New("the tenant's route announces no signing key")
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/ouvira/ouvira/dataplane/internal/identity/store"
+	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/seal"
 )
@@ -80,7 +80,7 @@ func TestSec37SigningKeysOpenForTheirTenantAlone(t *testing.T) {
 	}
 	keys, db := newSigningKeys(opener), &oneValue{value: sealed}
 	for range 3 {
-		got, err := keys.current(t.Context(), acme, new(store.Queries), db)
+		got, err := keys.current(t.Context(), acme, new(dbsqlc.Queries), db)
 		if err != nil || got.kid != key.kid || !got.private.Equal(key.private) {
 			t.Fatalf("got %v, %v", got.kid, err)
 		}
@@ -88,10 +88,10 @@ func TestSec37SigningKeysOpenForTheirTenantAlone(t *testing.T) {
 	if db.asked != 1 {
 		t.Errorf("the database was asked %d times", db.asked)
 	}
-	if _, err := keys.current(t.Context(), globex, new(store.Queries), db); !errors.Is(err, seal.ErrOpen) {
+	if _, err := keys.current(t.Context(), globex, new(dbsqlc.Queries), db); !errors.Is(err, seal.ErrOpen) {
 		t.Errorf("A's key opens at B: %v", err)
 	}
-	if _, err := keys.current(t.Context(), &route.Route{}, new(store.Queries), db); err == nil {
+	if _, err := keys.current(t.Context(), &route.Route{}, new(dbsqlc.Queries), db); err == nil {
 		t.Error("a route without keys signs")
 	}
 }
