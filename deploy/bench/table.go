@@ -31,7 +31,7 @@ const (
 var table = []measurement{
 	{
 		name: "routed-50-tenants",
-		what: "a handler with one indexed SELECT, routed over 50 warm tenants in turn by 8 workers, so by more than 50 backends", reference: "the same handler on one fixed pool of 8 connections, its best size",
+		what: "a handler with one indexed SELECT, routed over 50 warm tenants in turn by 8 workers, so by more than 50 backends", reference: "the same handler on one fixed pool of 8 connections, one for each worker",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusFixedPool", unit: perSecond, target: 0.95,
 	},
 	{

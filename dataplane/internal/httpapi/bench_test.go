@@ -71,8 +71,8 @@ func newRouting(b *testing.B, f *tenanttest.Fixture, tenants ...tenanttest.Tenan
 	return r
 }
 
-// fixedPool is what a program with one database has: as many connections as
-// workers, which measured best.
+// fixedPool is what a program with one database has: one connection for each
+// worker.
 func fixedPool(b *testing.B, tenant tenanttest.Tenant) *pgxpool.Pool {
 	b.Helper()
 	u, err := url.Parse(tenant.AdminURL)
