@@ -31,12 +31,12 @@ const (
 var table = []measurement{
 	{
 		name: "routed-50-tenants",
-		what: "a handler with one indexed SELECT, routed over 50 warm tenants in turn by 8 workers, so by more than 50 backends", reference: "the same handler on one fixed pool of 8 connections, one for each worker",
+		what: "a handler with one indexed SELECT, routed over 50 warm tenants, one client at each, over HTTP", reference: "the same handler on one fixed pool of 50 connections, 50 clients",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusFixedPool", unit: perSecond, target: 0.95,
 	},
 	{
 		name: "account-me",
-		what: "`GET /account/me` with an access token, the whole request, at two tenants", reference: "a bare chi handler that knows its user, with the same SQL and the same body",
+		what: "`GET /account/me` with an access token, the whole request over HTTP, at two tenants", reference: "a bare chi handler that knows its user, with the same SQL and the same body",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkAccountMeVersusBareHandler", unit: perSecond, target: 0.80,
 	},
 	{
