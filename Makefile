@@ -29,7 +29,8 @@ TEST_TIMEOUT ?= 12m
 # one armed they do nothing. `make check` tests that a release has none.
 TEST_FLAGS ?= -tags failpoints
 # Which packages; `make test PKGS=./dataplane/internal/tenantpool` for one.
-PKGS ?= $(shell $(GO) list -m -f '{{.Path}}/...')
+ALL_PKGS := $(shell $(GO) list -m -f '{{.Path}}/...')
+PKGS ?= $(ALL_PKGS)
 
 ##@ Run
 
@@ -69,6 +70,12 @@ $(BIN)/local:
 test: $(TOOLBIN)/gotestsum ## Run every test against a Postgres of its own: the system's version and 18
 	@if [ -z "$(RACE)" ]; then echo "note: no C compiler found, so this run is without the race detector (apt-get install gcc libc6-dev)" >&2; fi
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/withpg ./shared/testdb/cmd/withpg
+ifeq ($(PKGS),$(ALL_PKGS))
+	@echo "isolation of tenants on Postgres 18"
+	@$(BIN)/withpg -on18 -- $(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
+		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) -run '^Test(Sec|Invariant)' ./dataplane/...
+	@echo "everything on the system's Postgres"
+endif
 	@exec $(BIN)/withpg -18 -- \
 		$(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
 		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)

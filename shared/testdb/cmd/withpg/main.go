@@ -1,9 +1,10 @@
 // Command withpg starts one Postgres for a whole test run:
 //
-//	withpg [-18] [-keep] -- go test ./...
+//	withpg [-18] [-on18] [-keep] -- go test ./...
 //
 // The command finds the server's URL in OUVIRA_TEST_DATABASE_URL and, with -18,
-// the binaries of Postgres 18 in OUVIRA_TEST_PG18_BIN. withpg ends with the
+// the binaries of Postgres 18 in OUVIRA_TEST_PG18_BIN; with -on18 the server is
+// of that version instead of the system's. withpg ends with the
 // command's exit code, and the server with withpg. With -keep the server of a
 // failed run stays until Ctrl-C, to look at the databases of the failed tests.
 package main
@@ -35,12 +36,13 @@ func main() {
 func run(arguments []string) (code int, err error) {
 	flags := flag.NewFlagSet("withpg", flag.ContinueOnError)
 	with18 := flags.Bool("18", false, "make Postgres 18 available, fetched once if need be")
+	on18 := flags.Bool("on18", false, "run the server itself on Postgres 18")
 	keep := flags.Bool("keep", false, "when the command fails, keep the server until Ctrl-C")
 	if err := flags.Parse(arguments); err != nil {
 		return 2, nil // flag has said what is wrong
 	}
 	if flags.NArg() == 0 {
-		return 2, errors.New("say which command to run: withpg [-18] [-keep] -- go test ./...")
+		return 2, errors.New("say which command to run: withpg [-18] [-on18] [-keep] -- go test ./...")
 	}
 	// Ctrl-C reaches the command too: it ends first, then we stop the server.
 	interrupts := make(chan os.Signal, 2)
@@ -48,14 +50,18 @@ func run(arguments []string) (code int, err error) {
 
 	ctx := context.Background()
 	environment := os.Environ()
-	if *with18 && os.Getenv(testdb.PG18Variable) == "" {
-		bin, err := pgserver.Fetch18(ctx, "")
-		if err != nil {
+	bin18 := os.Getenv(testdb.PG18Variable)
+	if (*with18 || *on18) && bin18 == "" {
+		if bin18, err = pgserver.Fetch18(ctx, ""); err != nil {
 			return 1, err
 		}
-		environment = append(environment, testdb.PG18Variable+"="+bin)
+		environment = append(environment, testdb.PG18Variable+"="+bin18)
 	}
-	server, err := pgserver.Start(ctx, pgserver.Test("", nil))
+	bin := "" // the system's
+	if *on18 {
+		bin = bin18
+	}
+	server, err := pgserver.Start(ctx, pgserver.Test(bin, nil))
 	if err != nil {
 		return 1, err
 	}
