@@ -35,7 +35,7 @@ type addServerInput struct {
 		TLS struct {
 			Mode string `json:"mode,omitempty" enum:"disable,require,verify-ca,verify-full"`
 			CA   string `json:"ca,omitempty" maxLength:"65536" doc:"PEM; the system's roots if absent."`
-		} `json:"tls,omitempty"`
+		} `json:"tls,omitzero"`
 	}
 }
 
