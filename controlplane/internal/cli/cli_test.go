@@ -180,6 +180,20 @@ func spoil(t *testing.T, file, old, replacement string) {
 func TestWait(t *testing.T) {
 	t.Parallel()
 	const queued = `{"id":"o","status":"queued","steps":[{"name":"place","status":"pending"}],"error":{"message":"No room.","next_action":"Add a server."}}`
+	commands := map[string][]string{
+		"create": {"tenant", "create", "acme", "--name", "Acme", "--owner-email", "a@b.example", "--owner-name", "A", "--wait"},
+		"retry":  {"tenant", "retry", "acme", "--wait"},
+	}
+	for name, command := range commands {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			waits(t, queued, command)
+		})
+	}
+}
+
+func waits(t *testing.T, queued string, command []string) {
+	t.Helper()
 	for status, want := range map[string]int{"succeeded": cli.ExitOK, "failed": cli.ExitFailure} {
 		var streams atomic.Int32
 		p := newPerson(t)
@@ -198,7 +212,7 @@ func TestWait(t *testing.T) {
 				_, _ = w.Write([]byte(`{"id":"t","slug":"acme","status":"active"}`))
 			}
 		})
-		code, out, errOut := p.run(t, "", "tenant", "create", "acme", "--name", "Acme", "--owner-email", "a@b.example", "--owner-name", "A", "--wait")
+		code, out, errOut := p.run(t, "", command...)
 		if code != want || !strings.Contains(errOut, "waiting: No room. Add a server.") || streams.Load() != 2 {
 			t.Errorf("%s: exit %d, %d streams: %s", status, code, streams.Load(), errOut)
 		}

@@ -96,7 +96,7 @@ func (a *app) examine(ctx context.Context, c *client) ([]finding, error) {
 		findings = append(findings, finding{
 			Code: "no_capacity", Severity: "warning", Object: "capacity",
 			Message: "No active server has room for another tenant: sign-ups wait.",
-			Action:  "Add a server (ouvira server add), or raise a capacity.",
+			Action:  "Add a server (ouvira server add).",
 		})
 	}
 	failed, err := all[operation](ctx, c, "/v1/operations", url.Values{"status": {"failed"}}, 20)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -52,7 +53,7 @@ func deref(s *string) string {
 
 func (a *app) tenant() *cobra.Command {
 	group := &cobra.Command{Use: "tenant", Short: "Customers of the platform"}
-	group.AddCommand(a.tenantCreate(), a.tenantList(), a.tenantShow())
+	group.AddCommand(a.tenantCreate(), a.tenantRetry(), a.tenantList(), a.tenantShow())
 	return group
 }
 
@@ -86,11 +87,7 @@ func (a *app) tenantCreate() *cobra.Command {
 			if err := a.follow(cmd.Context(), client, created.Operation.ID); err != nil {
 				return err
 			}
-			var now tenant
-			if err := client.call(cmd.Context(), http.MethodGet, "/v1/tenants/"+created.Tenant.ID, nil, &now); err != nil {
-				return err
-			}
-			return printOne(a, now, tenantColumns)
+			return a.printTenant(cmd.Context(), client, created.Tenant.ID)
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "name of the tenant and of its first company")
@@ -103,6 +100,43 @@ func (a *app) tenantCreate() *cobra.Command {
 		_ = c.MarkFlagRequired(required)
 	}
 	return c
+}
+
+func (a *app) tenantRetry() *cobra.Command {
+	var wait bool
+	c := &cobra.Command{
+		Use: "retry SLUG|ID", Short: "Provision a tenant again that has failed", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			var started struct {
+				Operation operation `json:"operation"`
+			}
+			path := "/v1/tenants/" + url.PathEscape(args[0]) + "/retry"
+			if err := client.call(cmd.Context(), http.MethodPost, path, nil, &started); err != nil {
+				return err
+			}
+			if wait {
+				if err := a.follow(cmd.Context(), client, started.Operation.ID); err != nil {
+					return err
+				}
+			}
+			return a.printTenant(cmd.Context(), client, args[0])
+		},
+	}
+	c.Flags().BoolVar(&wait, "wait", false, "follow the operation to its end")
+	return c
+}
+
+// printTenant shows the tenant as it is now.
+func (a *app) printTenant(ctx context.Context, client *client, name string) error {
+	var t tenant
+	if err := client.call(ctx, http.MethodGet, "/v1/tenants/"+url.PathEscape(name), nil, &t); err != nil {
+		return err
+	}
+	return printOne(a, t, tenantColumns)
 }
 
 func (a *app) tenantList() *cobra.Command {
@@ -143,11 +177,7 @@ func (a *app) tenantShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var t tenant
-			if err := client.call(cmd.Context(), http.MethodGet, "/v1/tenants/"+url.PathEscape(args[0]), nil, &t); err != nil {
-				return err
-			}
-			return printOne(a, t, tenantColumns)
+			return a.printTenant(cmd.Context(), client, args[0])
 		},
 	}
 }
