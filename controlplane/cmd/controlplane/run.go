@@ -2,18 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/telemetry"
 )
@@ -182,30 +179,7 @@ func (p *program) healthcheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return ask(cmd.Context(), settings.InternalListen)
+			return httpserver.CheckReady(cmd.Context(), settings.InternalListen)
 		},
 	}
-}
-
-func ask(ctx context.Context, address string) error {
-	if strings.HasPrefix(address, ":") {
-		address = "127.0.0.1" + address
-	}
-	address = strings.Replace(address, "0.0.0.0:", "127.0.0.1:", 1)
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", http.NoBody)
-	if err != nil {
-		return errors.New("OUVIRA_INTERNAL_LISTEN: must be host:port or :port")
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("the process does not answer on %s", address)
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		reason, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
-		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(reason)))
-	}
-	return nil
 }

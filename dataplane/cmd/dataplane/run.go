@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
-	"net/http"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/shared/config"
+	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/telemetry"
 )
@@ -127,25 +124,5 @@ func healthcheck(ctx context.Context, environ []string) error {
 	if err != nil {
 		return err
 	}
-	address := p.InternalListen
-	if strings.HasPrefix(address, ":") {
-		address = "127.0.0.1" + address
-	}
-	address = strings.Replace(address, "0.0.0.0:", "127.0.0.1:", 1)
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", http.NoBody)
-	if err != nil {
-		return errors.New("OUVIRA_INTERNAL_LISTEN: must be host:port or :port")
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("the node does not answer: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(response.Body, 4<<10))
-		return fmt.Errorf("the node is not ready: %s", strings.TrimSpace(string(body)))
-	}
-	return nil
+	return httpserver.CheckReady(ctx, p.InternalListen)
 }
