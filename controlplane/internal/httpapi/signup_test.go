@@ -316,6 +316,16 @@ func TestExpiry(t *testing.T) {
 	if n := one[int](t, w, "SELECT count(*) FROM control.signups WHERE password_hash IS NULL AND status = 'expired'"); n != 1 {
 		t.Error("the sweep did not erase the password hash")
 	}
+
+	recent, old := w.signUp(t, "recent"), w.signUp(t, "long-failed")
+	w.exec(t, "UPDATE control.signups SET status = 'failed' WHERE id IN ($1, $2)", recent, old)
+	w.exec(t, "UPDATE control.signups SET updated_at = now() - interval '8 days' WHERE id = $1", old)
+	if err := w.rooms.Signups.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if kept := one[string](t, w, "SELECT string_agg(slug, ' ') FROM control.signups WHERE password_hash IS NOT NULL"); kept != "recent" {
+		t.Errorf("after the sweep, passwords are kept of %q", kept)
+	}
 }
 
 // What a sign-up waits for, or failed of, is shown to who waits.

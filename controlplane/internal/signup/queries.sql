@@ -42,6 +42,12 @@ UPDATE control.signups
 SET status = 'expired', password_hash = NULL, updated_at = now()
 WHERE status = 'pending_verification' AND expires_at <= now();
 
+-- name: ForgetFailedPasswords :execrows
+-- A failed sign-up can be tried again for a while; then the hash goes too.
+UPDATE control.signups
+SET password_hash = NULL
+WHERE status = 'failed' AND password_hash IS NOT NULL AND updated_at <= now() - @kept::interval;
+
 -- name: LatestOperation :one
 SELECT id FROM control.operations WHERE tenant_id = @tenant_id AND kind = @kind ORDER BY created_at DESC LIMIT 1;
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
@@ -248,11 +249,19 @@ func statusOf(row dbsqlc.GetSignupRow) Status {
 	return Status(row.Status)
 }
 
-// Sweep expires sign-ups whose code was not used, and erases their password
-// hashes.
+// failedPasswordsKept is how long a failed sign-up can be tried again with the
+// password that was chosen.
+const failedPasswordsKept = 7 * 24 * time.Hour
+
+// Sweep expires sign-ups whose code was not used, and erases the password
+// hashes of these and of long failed ones.
 func (s *Service) Sweep(ctx context.Context) error {
 	if _, err := s.q.ExpireSignups(ctx, s.DB); err != nil {
 		return fmt.Errorf("expire sign-ups: %w", err)
+	}
+	kept := pgtype.Interval{Microseconds: failedPasswordsKept.Microseconds(), Valid: true}
+	if _, err := s.q.ForgetFailedPasswords(ctx, s.DB, kept); err != nil {
+		return fmt.Errorf("forget the passwords of failed sign-ups: %w", err)
 	}
 	return nil
 }

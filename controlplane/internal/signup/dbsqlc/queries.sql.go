@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const beginProvisioning = `-- name: BeginProvisioning :exec
@@ -101,6 +102,21 @@ WHERE status = 'pending_verification' AND expires_at <= now()
 
 func (q *Queries) ExpireSignups(ctx context.Context, db DBTX) (int64, error) {
 	result, err := db.Exec(ctx, expireSignups)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const forgetFailedPasswords = `-- name: ForgetFailedPasswords :execrows
+UPDATE control.signups
+SET password_hash = NULL
+WHERE status = 'failed' AND password_hash IS NOT NULL AND updated_at <= now() - $1::interval
+`
+
+// A failed sign-up can be tried again for a while; then the hash goes too.
+func (q *Queries) ForgetFailedPasswords(ctx context.Context, db DBTX, kept pgtype.Interval) (int64, error) {
+	result, err := db.Exec(ctx, forgetFailedPasswords, kept)
 	if err != nil {
 		return 0, err
 	}
