@@ -35,6 +35,11 @@ var table = []measurement{
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusFixedPool", unit: perSecond, target: 0.95,
 	},
 	{
+		name: "routing-alone",
+		what: "the same routed handler", reference: "a plain pool for each of the 50 tenants in a map by host: what 50 databases cost without directory, budget and LRU",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusPlainPools", unit: perSecond, target: 0.95,
+	},
+	{
 		name: "account-me",
 		what: "`GET /account/me` with an access token, the whole request over HTTP, at two tenants", reference: "a bare chi handler that knows its user, with the same SQL and the same body",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkAccountMeVersusBareHandler", unit: perSecond, target: 0.80,

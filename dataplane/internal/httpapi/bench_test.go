@@ -164,18 +164,51 @@ func get(host, path, token string) []byte {
 	return []byte(request + "\r\n")
 }
 
-// BenchmarkRoutedVersusFixedPool: what it costs to find the tenant by the host
-// and to lease from its pool, instead of taking a connection of the only pool
-// there is. 50 clients, each at a tenant of its own, beside 50 clients of one
-// pool of 50 connections: as many backends work on both sides.
+// warm is how many tenants the routed benchmarks serve, one client at each.
+const warm = 50
+
+// BenchmarkRoutedVersusFixedPool: what it costs to serve 50 tenants from their
+// databases instead of one program's database. 50 clients, each at a tenant of
+// its own, beside 50 clients of one pool of 50 connections: as many backends
+// work on both sides.
 func BenchmarkRoutedVersusFixedPool(b *testing.B) {
-	const warm = 50
+	f, tenants := fleet(b)
+	pool := fixedPool(b, f.A, warm)
+	fixed := smallAPI(direct(func(string) *pgxpool.Pool { return pool }))
+	same := get("localhost", fmt.Sprintf("/users/%d", f.A.OwnerID), "")
+	compareRouted(b, f, tenants, fixed, func(tenanttest.Tenant) []byte { return same })
+}
+
+// BenchmarkRoutedVersusPlainPools: what of that is routing. The reference has a
+// plain pool for each tenant in a map by host: no directory, no budget, no LRU.
+func BenchmarkRoutedVersusPlainPools(b *testing.B) {
+	f, tenants := fleet(b)
+	pools := map[string]*pgxpool.Pool{}
+	for _, t := range tenants {
+		pools[hostOf(t)] = fixedPool(b, t, 4)
+	}
+	compareRouted(b, f, tenants, smallAPI(direct(func(host string) *pgxpool.Pool { return pools[host] })), ownRequest)
+}
+
+// fleet has the tenants of the routed benchmarks.
+func fleet(b *testing.B) (*tenanttest.Fixture, []tenanttest.Tenant) {
+	b.Helper()
 	f := tenanttest.New(b)
 	f.Server.MaxConnections = 4 * warm
 	tenants := []tenanttest.Tenant{f.A, f.B}
 	for i := len(tenants); i < warm; i++ {
 		tenants = append(tenants, f.Tenant(b, fmt.Sprintf("tenant-%02d", i)))
 	}
+	return f, tenants
+}
+
+func ownRequest(t tenanttest.Tenant) []byte {
+	return get(hostOf(t), fmt.Sprintf("/users/%d", t.OwnerID), "")
+}
+
+// compareRouted measures the routed handler beside another.
+func compareRouted(b *testing.B, f *tenanttest.Fixture, tenants []tenanttest.Tenant, other http.Handler, request func(tenanttest.Tenant) []byte) {
+	b.Helper()
 	node := newRouting(b, f, tenants...)
 	routed := smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
 		found, err := node.Lookup(r.Host)
@@ -192,27 +225,28 @@ func BenchmarkRoutedVersusFixedPool(b *testing.B) {
 		defer lease.Release()
 		return work(lease)
 	})
-	pool := fixedPool(b, f.A, warm)
-	fixed := smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
-		conn, err := pool.Acquire(r.Context())
+	routedAt, otherAt := serve(b, routed), serve(b, other)
+	ours := clients(b, warm, func(int) string { return routedAt })
+	reference := clients(b, warm, func(int) string { return otherAt })
+	mine, theirs := make([][]byte, warm), make([][]byte, warm)
+	for i, t := range tenants {
+		mine[i], theirs[i] = ownRequest(t), request(t)
+	}
+	sidebyside.Throughput(b, warm, rounds, each,
+		func(worker int) { ours[worker].call(mine[worker]) },
+		func(worker int) { reference[worker].call(theirs[worker]) })
+}
+
+// direct takes the connection from a plain pool.
+func direct(of func(host string) *pgxpool.Pool) func(*http.Request, func(pg.Querier) error) error {
+	return func(r *http.Request, work func(pg.Querier) error) error {
+		conn, err := of(r.Host).Acquire(r.Context())
 		if err != nil {
 			return err
 		}
 		defer conn.Release()
 		return work(conn)
-	})
-
-	routedAt, fixedAt := serve(b, routed), serve(b, fixed)
-	ours := clients(b, warm, func(int) string { return routedAt })
-	reference := clients(b, warm, func(int) string { return fixedAt })
-	requests := make([][]byte, warm)
-	for i, t := range tenants {
-		requests[i] = get(hostOf(t), fmt.Sprintf("/users/%d", t.OwnerID), "")
 	}
-	same := get("localhost", fmt.Sprintf("/users/%d", f.A.OwnerID), "")
-	sidebyside.Throughput(b, warm, rounds, each,
-		func(worker int) { ours[worker].call(requests[worker]) },
-		func(worker int) { reference[worker].call(same) })
 }
 
 // smallAPI is a handler with one indexed SELECT.
