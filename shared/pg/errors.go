@@ -11,8 +11,6 @@ import (
 // SQLSTATE codes that the code branches on (PostgreSQL, appendix A).
 const (
 	CodeUniqueViolation     = "23505"
-	CodeForeignKeyViolation = "23503"
-	CodeCheckViolation      = "23514"
 	CodeInvalidAuth         = "28000"
 	CodeInvalidPassword     = "28P01"
 	CodeInvalidCatalog      = "3D000"
@@ -23,7 +21,6 @@ const (
 	CodeDuplicateDatabase   = "42P04"
 	CodeDuplicateObject     = "42710"
 	CodeTooManyConnections  = "53300"
-	CodeObjectInUse         = "55006"
 	CodeNotInState          = "55000"
 	CodeLockNotAvailable    = "55P03"
 	CodeAdminShutdown       = "57P01"

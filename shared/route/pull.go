@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // Clock is the state of the route table: how many changes it has seen, and
@@ -36,11 +38,6 @@ type Changes struct {
 	Broken []error
 }
 
-// Beginner starts transactions: a pool or a connection.
-type Beginner interface {
-	BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
-}
-
 const selectServers = `
 SELECT id, version, name, host, port, tls_mode, tls_ca, max_connections, status
 FROM node.servers_v1 WHERE version > $1`
@@ -55,7 +52,7 @@ FROM node.routes_v1 WHERE version > $1`
 // another history or is the zero Clock. known resolves servers that have not
 // changed. One snapshot answers all of it: the clock's row lock is held to
 // commit, so a snapshot that shows version N shows all changes up to N.
-func Pull(ctx context.Context, db Beginner, last Clock, known func(uuid.UUID) *Server) (Changes, error) {
+func Pull(ctx context.Context, db pg.Beginner, last Clock, known func(uuid.UUID) *Server) (Changes, error) {
 	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return Changes{}, fmt.Errorf("pull routes: %w", err)

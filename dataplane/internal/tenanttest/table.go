@@ -123,13 +123,5 @@ func (t *Table) Refresh(context.Context, int64) error {
 	return nil
 }
 
-// PrimaryHost is directory.Directory's.
-func (t *Table) PrimaryHost(r *route.Route) string {
-	if r.CustomPrimary && len(r.Hosts) > 0 {
-		return r.Hosts[0]
-	}
-	return r.Slug + t.suffix
-}
-
 // Ready is directory.Directory's.
 func (t *Table) Ready() bool { return true }
