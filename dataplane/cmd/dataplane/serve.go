@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
@@ -112,6 +113,6 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 			}
 			return lease, nil
 		},
-		Identity: identity.New(tokens, key), Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
+		Identity: identity.New(tokens, key), Access: access.New(), Sealer: key, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
 	})
 }

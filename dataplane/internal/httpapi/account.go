@@ -79,6 +79,6 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 type userOutput struct{ Body User }
 
 // me needs no statement of its own: the first one has brought the profile.
-func (s *server) me(_ context.Context, _ pg.Querier, _ *scope, actor identity.Actor, _ *struct{}) (*userOutput, error) {
-	return &userOutput{userOf(actor.Profile)}, nil
+func (s *server) me(_ context.Context, _ pg.Querier, c *caller, _ *struct{}) (*userOutput, error) {
+	return &userOutput{userOf(c.Profile)}, nil
 }

@@ -73,12 +73,12 @@ type logoutInput struct {
 	}
 }
 
-func (s *server) logout(ctx context.Context, tx pgx.Tx, sc *scope, actor identity.Actor, in *logoutInput) (*struct{}, error) {
+func (s *server) logout(ctx context.Context, tx pgx.Tx, c *caller, in *logoutInput) (*struct{}, error) {
 	refresh := ""
 	if in.Body != nil {
 		refresh = in.Body.Refresh
 	}
-	return nil, s.Identity.Logout(ctx, sc.tenant, tx, actor, refresh, sc.client)
+	return nil, s.Identity.Logout(ctx, c.tenant, tx, c.Actor, refresh, c.client)
 }
 
 type resetPasswordInput struct {

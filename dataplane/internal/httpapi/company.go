@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/company"
-	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -81,9 +80,9 @@ func companyAnswer(c company.Company, err error) (*companyOutput, error) {
 
 type listCompaniesOutput struct{ Body Page[CompanySummary] }
 
-func (s *server) listCompanies(ctx context.Context, db pg.Querier, sc *scope, actor identity.Actor, in *pageInput) (*listCompaniesOutput, error) {
+func (s *server) listCompanies(ctx context.Context, db pg.Querier, c *caller, in *pageInput) (*listCompaniesOutput, error) {
 	limit, offset := in.window()
-	companies, count, err := company.List(ctx, db, actor.ID, limit, offset)
+	companies, count, err := company.List(ctx, db, c.Actor.ID, limit, offset)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +90,7 @@ func (s *server) listCompanies(ctx context.Context, db pg.Querier, sc *scope, ac
 	for i, c := range companies {
 		results[i] = summaryOf(c)
 	}
-	return &listCompaniesOutput{pageOf(s.Scheme+"://"+sc.host+"/company", *in, count, results)}, nil
+	return &listCompaniesOutput{pageOf(s, c.scope, *in, count, results)}, nil
 }
 
 type createCompanyInput struct {
@@ -104,8 +103,8 @@ type createCompanyInput struct {
 	}
 }
 
-func (s *server) createCompany(ctx context.Context, tx pgx.Tx, _ *scope, actor identity.Actor, in *createCompanyInput) (*companyOutput, error) {
-	return companyAnswer(company.Create(ctx, tx, actor.ID, company.New{
+func (s *server) createCompany(ctx context.Context, tx pgx.Tx, c *caller, in *createCompanyInput) (*companyOutput, error) {
+	return companyAnswer(company.Create(ctx, tx, c.Actor.ID, company.New{
 		Name: in.Body.Name, Description: in.Body.Description, Address: in.Body.Address,
 		ParentCompanyID: in.Body.ParentCompany, IsParentCompany: in.Body.IsParentCompany,
 	}))
@@ -115,6 +114,9 @@ type companyInput struct {
 	ID int64 `path:"id" minimum:"1"`
 }
 
-func (s *server) getCompany(ctx context.Context, db pg.Querier, _ *scope, actor identity.Actor, in *companyInput) (*companyOutput, error) {
-	return companyAnswer(company.Get(ctx, db, actor.ID, in.ID))
+func (s *server) getCompany(ctx context.Context, db pg.Querier, c *caller, in *companyInput) (*companyOutput, error) {
+	if err := c.require(ctx, db, in.ID); err != nil {
+		return nil, err
+	}
+	return companyAnswer(company.Get(ctx, db, c.Actor.ID, in.ID))
 }

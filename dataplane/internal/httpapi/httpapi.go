@@ -19,7 +19,9 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
@@ -52,21 +54,28 @@ type Options struct {
 	Identity *identity.Service
 	Tokens   *identity.AccessTokens
 	Proxies  httpserver.Proxies
+	Access   *access.Service
+	Sealer   outbox.Sealer
 	Scheme   string // of the tenants' addresses, for links to pages of lists
 }
 
 type server struct {
 	Options
 
-	api huma.API
+	api        huma.API
+	undeclared []error // operations that do not say who may call them
 }
 
 // New is the handler of the public listener.
 func New(o Options) (http.Handler, error) {
-	if o.Log == nil || o.Routes == nil || o.Lease == nil || o.Identity == nil || o.Tokens == nil || o.Scheme == "" {
-		return nil, errors.New("the API needs a log, routes, leases, an identity service, tokens and a scheme")
+	if o.Log == nil || o.Routes == nil || o.Lease == nil || o.Identity == nil || o.Tokens == nil || o.Access == nil || o.Sealer == nil || o.Scheme == "" {
+		return nil, errors.New("the API needs a log, routes, leases, identity and access services, tokens, a sealer and a scheme")
 	}
-	router, _ := build(&server{Options: o})
+	s := &server{Options: o}
+	router, _ := build(s)
+	if err := errors.Join(s.undeclared...); err != nil {
+		return nil, err
+	}
 	return router, nil
 }
 

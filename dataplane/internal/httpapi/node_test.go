@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
@@ -77,7 +78,7 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	n.handler, err = httpapi.New(httpapi.Options{
-		Log: log, Metrics: httpserver.NewMetrics(n.registry), Routes: n.Table, Identity: identity.New(n.tokens, n.Key),
+		Log: log, Metrics: httpserver.NewMetrics(n.registry), Routes: n.Table, Identity: identity.New(n.tokens, n.Key), Access: access.New(), Sealer: n.Key,
 		Tokens: n.tokens, Proxies: proxies, Scheme: "https",
 		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) {
 			c := n.counts(r.TenantID)

@@ -2,64 +2,109 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
-// op describes an operation. Its tag is the first segment of the path.
-func op(method, path, id, summary string, status int) huma.Operation {
+// operation is an operation of the API with what it takes to call it.
+type operation struct {
+	huma.Operation
+
+	permission access.Permission // that the handler must ask for
+	ofOneself  bool              // a login is enough: it touches what is the caller's own
+	dormant    bool              // may write in a company that is deactivated
+}
+
+// op describes an operation. Its tag is the first segment of the path. It says
+// who may call it by needs or own, or is registered as open.
+func op(method, path, id, summary string, status int) operation {
 	tag, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	if strings.HasPrefix(tag, ".") {
 		tag = "auth"
 	}
-	return huma.Operation{Method: method, Path: path, OperationID: id, Summary: summary, DefaultStatus: status, Tags: []string{tag}}
+	return operation{Operation: huma.Operation{Method: method, Path: path, OperationID: id, Summary: summary, DefaultStatus: status, Tags: []string{tag}}}
+}
+
+// needs declares the permission that the operation wants, in the company that
+// its handler finds (caller.require and its sisters).
+func (o operation) needs(p access.Permission) operation {
+	o.permission = p
+	return o
+}
+
+// own declares that a login is enough: the operation touches nothing but what
+// is the caller's own.
+func (o operation) own() operation {
+	o.ofOneself = true
+	return o
+}
+
+// evenDeactivated lets the operation write in a company that is deactivated.
+func (o operation) evenDeactivated() operation {
+	o.dormant = true
+	return o
 }
 
 // open registers an operation that wants no token.
-func open[I, O any](_ *server, api huma.API, o huma.Operation, handle func(context.Context, *scope, *I) (*O, error)) {
+func open[I, O any](s *server, api huma.API, o operation, handle func(context.Context, *scope, *I) (*O, error)) {
+	if o.permission != "" || o.ofOneself {
+		s.undeclared = append(s.undeclared, fmt.Errorf("operation %s is open to anyone and declares who may call it", o.OperationID))
+	}
 	o.Security = []map[string][]string{} // not nil: "security: []" in the document
-	huma.Register(api, o, func(ctx context.Context, in *I) (*O, error) {
+	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		return handle(ctx, scopeOf(ctx), in)
 	})
 }
 
 // read registers an operation of somebody who is signed in. The first
 // statement tells who; there is no transaction around.
-func read[I, O any](s *server, api huma.API, o huma.Operation, handle func(context.Context, pg.Querier, *scope, identity.Actor, *I) (*O, error)) {
-	huma.Register(api, o, func(ctx context.Context, in *I) (*O, error) {
+func read[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pg.Querier, *caller, *I) (*O, error)) {
+	s.declare(&o)
+	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
 		var out *O
 		err := sc.tenant.Do(ctx, func(db identity.Conn) error {
-			actor, err := s.authenticate(ctx, db, sc)
+			c, err := s.authenticate(ctx, db, sc, &o)
 			if err != nil {
 				return err
 			}
-			out, err = handle(ctx, db, sc, actor, in)
-			return err
+			if out, err = handle(ctx, db, c, in); err != nil {
+				return err
+			}
+			return c.checked()
 		})
-		return out, err
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
 	})
 }
 
 // write registers an operation of somebody who is signed in, in one
 // transaction whose first statement tells who.
-func write[I, O any](s *server, api huma.API, o huma.Operation, handle func(context.Context, pgx.Tx, *scope, identity.Actor, *I) (*O, error)) {
-	huma.Register(api, o, func(ctx context.Context, in *I) (*O, error) {
+func write[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pgx.Tx, *caller, *I) (*O, error)) {
+	s.declare(&o)
+	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
 		var out *O
 		err := sc.tenant.Do(ctx, func(db identity.Conn) error {
 			return pg.InTx(ctx, db, func(tx pgx.Tx) error {
-				actor, err := s.authenticate(ctx, tx, sc)
+				c, err := s.authenticate(ctx, tx, sc, &o)
 				if err != nil {
 					return err
 				}
-				out, err = handle(ctx, tx, sc, actor, in)
-				return err
+				c.writes = true
+				if out, err = handle(ctx, tx, c, in); err != nil {
+					return err
+				}
+				return c.checked()
 			})
 		})
 		if err != nil {
@@ -67,4 +112,15 @@ func write[I, O any](s *server, api huma.API, o huma.Operation, handle func(cont
 		}
 		return out, nil
 	})
+}
+
+// declare refuses an operation that does not say who may call it, and puts
+// what it says into the document.
+func (s *server) declare(o *operation) {
+	if (o.permission == "") == !o.ofOneself {
+		s.undeclared = append(s.undeclared, fmt.Errorf("operation %s must declare a permission, or that it is the caller's own", o.OperationID))
+	}
+	if o.permission != "" {
+		o.Extensions = map[string]any{"x-permission": string(o.permission)}
+	}
 }

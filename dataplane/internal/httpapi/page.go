@@ -29,15 +29,20 @@ type Page[T any] struct {
 	Results  []T     `json:"results"`
 }
 
-func pageOf[T any](address string, in pageInput, count int64, results []T) Page[T] {
+// pageOf is a page of a list; its links keep the filters of the request.
+func pageOf[T any](s *server, sc *scope, in pageInput, count int64, results []T) Page[T] {
 	page := Page[T]{Count: count, Results: results}
 	link := func(number int32) *string {
-		query := url.Values{"page": {strconv.Itoa(int(number))}}
-		if in.size() != defaultPageSize {
+		query := sc.url.Query()
+		query.Set("page", strconv.Itoa(int(number)))
+		if in.size() == defaultPageSize {
+			query.Del("page_size")
+		} else {
 			query.Set("page_size", strconv.Itoa(int(in.size())))
 		}
-		s := address + "?" + query.Encode()
-		return &s
+		link := url.URL{Scheme: s.Scheme, Host: sc.host, Path: sc.url.Path, RawQuery: query.Encode()}
+		address := link.String()
+		return &address
 	}
 	if int64(in.Page)*int64(in.size()) < count {
 		page.Next = link(in.Page + 1)

@@ -4,22 +4,74 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/ouvira/ouvira/dataplane/internal/access"
 )
 
-// routes is the whole surface on one page. An operation is open to anyone, or
-// reads as somebody, or writes as somebody (in one transaction).
+const (
+	get    = http.MethodGet
+	post   = http.MethodPost
+	put    = http.MethodPut
+	patch  = http.MethodPatch
+	remove = http.MethodDelete
+
+	ok      = http.StatusOK
+	created = http.StatusCreated
+	nothing = http.StatusNoContent
+)
+
+// routes is the whole surface: how, where, what it is called, what it answers,
+// who may. An operation is open to anyone, or reads as somebody, or writes as
+// somebody (in one transaction).
 func (s *server) routes(api huma.API) {
-	open(s, api, op(http.MethodPost, "/auth/login", "login", "Sign in with a password", http.StatusOK), s.login)
-	open(s, api, op(http.MethodPost, "/auth/token/refresh", "refresh-token", "Change a refresh token for new tokens", http.StatusOK), s.refresh)
-	open(s, api, op(http.MethodPost, "/auth/password/reset", "reset-password", "Set a password with the token of a mailed link", http.StatusOK), s.resetPassword)
-	write(s, api, op(http.MethodPost, "/auth/logout", "logout", "End this session", http.StatusResetContent), s.logout)
-	open(s, api, op(http.MethodGet, "/.well-known/jwks.json", "signing-keys", "The public keys of this tenant's tokens", http.StatusOK), s.jwks)
-
-	open(s, api, op(http.MethodPost, "/account/register", "register", "Make an account and sign in", http.StatusCreated), s.register)
-	read(s, api, op(http.MethodGet, "/account/me", "me", "Who is signed in", http.StatusOK), s.me)
-	read(s, api, op(http.MethodGet, "/account/profile", "profile", "One's own profile", http.StatusOK), s.me)
-
-	read(s, api, op(http.MethodGet, "/company", "list-companies", "Companies that one can see", http.StatusOK), s.listCompanies)
-	write(s, api, op(http.MethodPost, "/company", "create-company", "Make a company and become its owner", http.StatusCreated), s.createCompany)
-	read(s, api, op(http.MethodGet, "/company/{id}", "get-company", "One company", http.StatusOK), s.getCompany)
+	s.authRoutes(api)
+	s.signupRoutes(api)
+	s.passwordRoutes(api)
+	s.accountRoutes(api)
+	s.machineRoutes(api)
+	s.companyRoutes(api)
+	s.invitationRoutes(api)
+	s.accessRoutes(api)
+	s.auditRoutes(api)
+	s.notificationRoutes(api)
+	s.organizationRoutes(api)
 }
+
+func (s *server) authRoutes(api huma.API) {
+	open(s, api, op(post, "/auth/login", "login", "Sign in with a password", ok), s.login)
+	open(s, api, op(post, "/auth/token/refresh", "refresh-token", "Change a refresh token for new tokens", ok), s.refresh)
+	write(s, api, op(post, "/auth/logout", "logout", "End this session", http.StatusResetContent).own(), s.logout)
+	open(s, api, op(get, "/.well-known/jwks.json", "signing-keys", "The public keys of this tenant's tokens", ok), s.jwks)
+}
+
+func (s *server) accountRoutes(api huma.API) {
+	open(s, api, op(post, "/account/register", "register", "Make an account and sign in", created), s.register)
+	read(s, api, op(get, "/account/me", "me", "Who is signed in", ok).own(), s.me)
+	read(s, api, op(get, "/account/profile", "profile", "One's own profile", ok).own(), s.me)
+}
+
+func (s *server) companyRoutes(api huma.API) {
+	read(s, api, op(get, "/company", "list-companies", "Companies that one can see", ok).own(), s.listCompanies)
+	write(s, api, op(post, "/company", "create-company", "Make a company and become its owner", created).own(), s.createCompany)
+	read(s, api, op(get, "/company/{id}", "get-company", "One company", ok).needs(access.CompanyRead), s.getCompany)
+}
+
+// signupRoutes: accounts by phone, and the second factor.
+func (s *server) signupRoutes(_ huma.API) {}
+
+func (s *server) passwordRoutes(api huma.API) {
+	open(s, api, op(post, "/auth/password/reset", "reset-password", "Set a password with the token of a mailed link", ok), s.resetPassword)
+}
+
+// machineRoutes: API keys, and the support that owners let in.
+func (s *server) machineRoutes(_ huma.API) {}
+
+func (s *server) invitationRoutes(_ huma.API) {}
+
+func (s *server) accessRoutes(_ huma.API) {}
+
+func (s *server) auditRoutes(_ huma.API) {}
+
+func (s *server) notificationRoutes(_ huma.API) {}
+
+func (s *server) organizationRoutes(_ huma.API) {}

@@ -3,11 +3,13 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -23,6 +25,7 @@ type scope struct {
 	client   identity.Client
 	verified identity.Verified // set by checkToken for operations that want one
 	host     string            // as the client wrote it, and found to be the tenant's
+	url      *url.URL          // path and query of the request
 }
 
 type scopeKey struct{}
@@ -60,7 +63,9 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			tenant: identity.Tenant{Route: found},
 			client: identity.Client{IP: httpserver.ClientIP(ctx), UserAgent: r.UserAgent(), RequestID: telemetry.RequestID(ctx)},
 			host:   r.Host,
+			url:    r.URL,
 		}
+		sc.tenant.Outbox = outbox.NewQueue(found, s.Sealer)
 		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
 		w.Header().Set("Cache-Control", "no-store")
 		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, scopeKey{}, sc)))
@@ -129,11 +134,11 @@ func (s *server) refuse(hctx huma.Context, err error) {
 	_ = huma.WriteErr(s.api, hctx, problem.Status(f), f.Message, f)
 }
 
-func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope) (identity.Actor, error) {
+func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope, o *operation) (*caller, error) {
 	actor, err := s.Identity.Authenticate(ctx, db, sc.verified)
 	if err != nil {
-		return identity.Actor{}, err
+		return nil, err
 	}
 	httpserver.Annotate(ctx, "user_id", actor.ID)
-	return actor, nil
+	return &caller{scope: sc, Actor: actor, server: s, op: o}, nil
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
+	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -59,6 +60,8 @@ type Conn interface {
 type Tenant struct {
 	Route *route.Route
 	Do    func(ctx context.Context, work func(Conn) error) error
+	// Outbox takes the mail and SMS of the request.
+	Outbox *outbox.Queue
 }
 
 // Client is where a request came from, for the security log.

@@ -1,0 +1,114 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/audit"
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// caller is who makes a request, and the way to ask what they may do. It
+// belongs to the request.
+type caller struct {
+	*scope
+	identity.Actor
+
+	server *server
+	op     *operation
+	writes bool // the operation changes things
+	asked  bool // the declared permission has been asked for
+}
+
+func (c *caller) subject() access.Subject {
+	r := c.tenant.Route
+	return access.Subject{Tenant: r.TenantID, TokenEpoch: r.TokenEpoch, UserID: c.ID, AuthzEpoch: c.AuthzEpoch}
+}
+
+// who is the caller as the audit writes them down.
+func (c *caller) who() audit.Who {
+	return audit.Who{UserID: &c.Actor.ID, Display: c.FullName, IP: c.client.IP, RequestID: c.client.RequestID}
+}
+
+// require refuses the request unless the caller holds the operation's declared
+// permission in the company: 404 for a company that they cannot see, 403 for
+// one that they can. Writes in a company that is deactivated, or below one, are
+// refused with 409.
+func (c *caller) require(ctx context.Context, db pg.Querier, companyID int64) error {
+	c.asked = true
+	return c.requireAlso(ctx, db, companyID, c.op.permission)
+}
+
+// requireAlso asks for another permission than the declared one.
+func (c *caller) requireAlso(ctx context.Context, db pg.Querier, companyID int64, p access.Permission) error {
+	standing, err := c.server.Access.Standing(ctx, db, c.subject(), companyID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !standing.Visible:
+		return errNoCompany()
+	case !c.allows(standing, p):
+		return forbidden(p)
+	case c.writes && !c.op.dormant && !standing.Active:
+		return fault.Conflict("The company, or one above it, is deactivated. Activate it first.").Code("company_deactivated")
+	}
+	return nil
+}
+
+// requireHome asks for the declared permission in the tenant's home company:
+// for what belongs to no company.
+func (c *caller) requireHome(ctx context.Context, db pg.Querier) error {
+	c.asked = true
+	home, err := c.server.Access.Home(ctx, db)
+	if err != nil {
+		return err
+	}
+	standing, err := c.server.Access.Standing(ctx, db, c.subject(), home)
+	if err != nil {
+		return err
+	}
+	if !c.allows(standing, c.op.permission) {
+		return forbidden(c.op.permission)
+	}
+	return nil
+}
+
+// may tells whether the caller holds a permission in a company that they see.
+func (c *caller) may(ctx context.Context, db pg.Querier, companyID int64, p access.Permission) (bool, error) {
+	standing, err := c.server.Access.Standing(ctx, db, c.subject(), companyID)
+	return err == nil && standing.Visible && c.allows(standing, p), err
+}
+
+// companies are those in which the caller holds the declared permission: what
+// a list without a company shows. None is not an error, but an empty list.
+func (c *caller) companies(ctx context.Context, db pg.Querier) ([]int64, error) {
+	c.asked = true
+	return c.server.Access.Companies(ctx, db, c.subject(), c.op.permission)
+}
+
+// allows is the one place where a credential that may do less than its user
+// (an API key, a support session) narrows what the user may do.
+func (c *caller) allows(standing access.Standing, p access.Permission) bool {
+	return standing.Allows(p)
+}
+
+// checked tells whether the handler has asked for what its operation declares.
+// If not, its answer is thrown away: an operation that forgets must not work.
+func (c *caller) checked() error {
+	if c.op.permission != "" && !c.asked {
+		return fmt.Errorf("operation %s has not asked for its permission %s", c.op.OperationID, c.op.permission)
+	}
+	return nil
+}
+
+func errNoCompany() error {
+	return fault.NotFound("There is no such company, or you are not a member of it.")
+}
+
+func forbidden(p access.Permission) error {
+	return fault.Forbidden("You are not allowed to do this: it needs the permission " + string(p) + ". Ask an administrator of the company.").Code("permission_denied")
+}

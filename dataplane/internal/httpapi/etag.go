@@ -1,0 +1,33 @@
+package httpapi
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ouvira/ouvira/shared/fault"
+)
+
+// ifMatch is embedded in the inputs of operations that change what has an
+// ETag. Without the header there is no condition.
+type ifMatch struct {
+	IfMatch string `header:"If-Match" doc:"The ETag under which you saw it; when it has changed since, nothing is done (412)."`
+}
+
+// etagOf is the ETag of what was last changed at that time.
+func etagOf(updated time.Time) string {
+	return `"` + strconv.FormatInt(updated.UnixMicro(), 36) + `"`
+}
+
+// check refuses when the condition does not hold. Call it with the row locked.
+func (m ifMatch) check(updated time.Time) error {
+	if m.IfMatch == "" {
+		return nil
+	}
+	for candidate := range strings.SplitSeq(m.IfMatch, ",") {
+		if candidate = strings.TrimSpace(candidate); candidate == "*" || candidate == etagOf(updated) {
+			return nil
+		}
+	}
+	return fault.Precondition("It has changed since you read it. Read it again, and repeat your change on what is there now.")
+}

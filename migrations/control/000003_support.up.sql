@@ -1,0 +1,2 @@
+-- Support access: one-time codes that nodes redeem.
+SELECT;

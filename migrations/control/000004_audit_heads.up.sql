@@ -1,0 +1,2 @@
+-- Heads of the tenants' audit chains.
+SELECT;

@@ -1,0 +1,2 @@
+-- Limits of a plan, carried in the route.
+SELECT;

@@ -1,0 +1,2 @@
+-- One-time codes, two factors.
+SELECT;

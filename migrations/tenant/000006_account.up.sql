@@ -1,0 +1,2 @@
+-- Password history, verification of addresses.
+SELECT;

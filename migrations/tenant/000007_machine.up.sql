@@ -1,0 +1,2 @@
+-- API keys and support access.
+SELECT;

@@ -1,0 +1,2 @@
+-- Departments, job titles, positions, locations.
+SELECT;

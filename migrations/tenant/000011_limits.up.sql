@@ -1,0 +1,2 @@
+-- Rate limits that are exact across nodes, and remembered answers.
+SELECT;
