@@ -6,8 +6,11 @@ package outbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/dataplane/internal/outbox/dbsqlc"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -75,7 +78,7 @@ func (q *Queue) Add(ctx context.Context, tx pg.Querier, m Message) error {
 	if err != nil {
 		return fmt.Errorf("encode a message: %w", err)
 	}
-	sealed, err := q.sealer.Seal(plain, payloadContext(q.route))
+	sealed, err := q.sealer.Seal(plain, payloadContext(q.route.TenantID, m))
 	if err != nil {
 		return fmt.Errorf("seal a message: %w", err)
 	}
@@ -86,7 +89,27 @@ func (q *Queue) Add(ctx context.Context, tx pg.Querier, m Message) error {
 	})
 }
 
-// payloadContext binds a sealed payload to its tenant.
-func payloadContext(r *route.Route) []byte {
-	return fmt.Appendf(nil, "outbox/%s", r.TenantID)
+// Opener opens what a Sealer sealed (seal.DataKey).
+type Opener interface {
+	Unseal(sealed, context []byte) ([]byte, error)
+}
+
+// Open reads the values of a message out of their sealed form. The message has
+// to say the channel, the recipient and the template that it was sealed for.
+func Open(key Opener, tenant uuid.UUID, m Message, sealed []byte) (map[string]string, error) {
+	plain, err := key.Unseal(sealed, payloadContext(tenant, m))
+	if err != nil {
+		return nil, fmt.Errorf("open a message: %w", err)
+	}
+	var values map[string]string
+	if err := json.Unmarshal(plain, &values); err != nil {
+		return nil, errors.New("open a message: its values are not JSON")
+	}
+	return values, nil
+}
+
+// payloadContext binds a sealed payload to its tenant, and to whom it is for:
+// moved to another row, it does not open.
+func payloadContext(tenant uuid.UUID, m Message) []byte {
+	return fmt.Appendf(nil, "outbox/%s/%s/%s/%q", tenant, m.Channel, m.Template, m.To)
 }
