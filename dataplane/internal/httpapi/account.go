@@ -73,7 +73,7 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 	if err != nil {
 		return nil, err
 	}
-	return signedInAs(profile, tokens), nil
+	return sc.signedIn(profile, tokens), nil
 }
 
 type userOutput struct{ Body User }

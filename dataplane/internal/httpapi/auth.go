@@ -31,13 +31,14 @@ type TokenPair struct {
 	ExpiresIn int64  `json:"expires_in" doc:"Seconds until the access token expires." example:"900"`
 }
 
-func tokensOf(t identity.Tokens) TokenPair {
+// tokens is how an answer hands tokens over.
+func (sc *scope) tokens(t identity.Tokens) TokenPair {
 	return TokenPair{Access: t.Access, Refresh: t.Refresh, ExpiresIn: int64(t.ExpiresIn.Seconds())}
 }
 
-func signedInAs(p identity.Profile, t identity.Tokens) *signedIn {
+func (sc *scope) signedIn(p identity.Profile, t identity.Tokens) *signedIn {
 	var out signedIn
-	out.Body.Tokens, out.Body.User = tokensOf(t), userOf(p)
+	out.Body.Tokens, out.Body.User = sc.tokens(t), userOf(p)
 	return &out
 }
 
@@ -48,7 +49,7 @@ func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*signedI
 	if err != nil {
 		return nil, err
 	}
-	return signedInAs(profile, tokens), nil
+	return sc.signedIn(profile, tokens), nil
 }
 
 type refreshInput struct {
@@ -64,7 +65,7 @@ func (s *server) refresh(ctx context.Context, sc *scope, in *refreshInput) (*ref
 	if err != nil {
 		return nil, err
 	}
-	return &refreshOutput{tokensOf(tokens)}, nil
+	return &refreshOutput{sc.tokens(tokens)}, nil
 }
 
 type logoutInput struct {
