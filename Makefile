@@ -18,7 +18,7 @@ unexport GOWORK
 
 # What the generators write, and `make check` compares.
 queries    = $(addprefix $(1)/,$(shell sed -nE 's/.*[ {]out: *([^ ,}]+).*/\1/p' $(1)/sqlc.yaml))
-GENERATED  = $(foreach p,controlplane dataplane,$(call queries,$(p)) $(p)/openapi.yaml) docs/configuration.md
+GENERATED  = $(foreach p,controlplane dataplane,$(call queries,$(p)) $(p)/openapi.yaml) docs/configuration.md docs/API.md docs/gateway.md
 
 # The race detector needs a C compiler; the tests themselves do not.
 RACE := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
@@ -137,7 +137,7 @@ vuln: $(TOOLBIN)/govulncheck ## Look the dependencies up in the Go vulnerability
 ##@ Write
 
 .PHONY: generate
-generate: $(TOOLBIN)/sqlc ## Regenerate queries (sqlc), the OpenAPI documents and docs/configuration.md
+generate: $(TOOLBIN)/sqlc ## Regenerate queries (sqlc), the OpenAPI documents and the docs made of them
 	@for p in controlplane dataplane; do (cd $$p && $(TOOLBIN)/sqlc generate); done
 	@mkdir -p $(BIN) docs
 	@$(GO) build -trimpath -o $(BIN)/ ./controlplane/cmd/controlplane ./dataplane/cmd/dataplane
@@ -152,7 +152,9 @@ generate: $(TOOLBIN)/sqlc ## Regenerate queries (sqlc), the OpenAPI documents an
 		printf '\n## Data plane\n\n'; cat $$tmp/dataplane.md; \
 	} > $$tmp/configuration.md; \
 	for p in controlplane dataplane; do cp $$tmp/$$p.yaml $$p/openapi.yaml; done; \
-	cp $$tmp/configuration.md docs/configuration.md
+	cp $$tmp/configuration.md docs/configuration.md; \
+	$(BIN)/dataplane api-reference > docs/API.md; \
+	$(BIN)/dataplane gateway-guide > docs/gateway.md
 
 .PHONY: fmt
 fmt: $(TOOLBIN)/golangci-lint ## Format (gofumpt, grouped imports)

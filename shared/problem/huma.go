@@ -46,6 +46,7 @@ func refusalOf(message string) *Refusal {
 // otherwise set one field twice. It changes huma's package variables, once.
 var Install = sync.OnceFunc(func() {
 	huma.ValidateStrictCasing = true
+	huma.DefaultArrayNullable = false // a list is a list; nothing in it is []
 	huma.NewErrorWithContext = fromHuma
 	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
 		return fromHuma(nil, status, message, errs...)

@@ -21,6 +21,8 @@ const usage = `usage: dataplane <command>
                   make the data plane's key, and the public half for the control plane
   healthcheck     ask the node on this machine whether it is ready
   openapi         print the OpenAPI document (YAML)
+  api-reference   print the API for readers (Markdown)
+  gateway-guide   print what a gateway in front of the nodes must know (Markdown)
   config-table    print the settings (Markdown)
   version         print the version
 
@@ -47,6 +49,10 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 		return noArguments(args, func() error { return healthcheck(ctx, environ) })
 	case "openapi":
 		return noArguments(args, func() error { return printDocument(out) })
+	case "api-reference":
+		return noArguments(args, func() error { return write(out, httpapi.Reference()) })
+	case "gateway-guide":
+		return noArguments(args, func() error { return write(out, httpapi.Gateway()) })
 	case "config-table":
 		return noArguments(args, func() error { return write(out, config.Table[settings]()) })
 	case "version", "--version":

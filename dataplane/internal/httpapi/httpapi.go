@@ -11,8 +11,10 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,6 +24,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
+	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
@@ -63,7 +66,8 @@ type server struct {
 	Options
 
 	api        huma.API
-	undeclared []error // operations that do not say who may call them
+	undeclared []error  // operations that do not say who may call them
+	lacking    []string // fields of the document without an example
 }
 
 // New is the handler of the public listener.
@@ -79,10 +83,29 @@ func New(o Options) (http.Handler, error) {
 	return router, nil
 }
 
-// Document is the OpenAPI document, as YAML.
+// Document is the OpenAPI document, as YAML. It is an error when a field has
+// no example, or an example does not fit.
 func Document() ([]byte, error) {
-	_, api := build(&server{Options: Options{Log: slog.New(slog.DiscardHandler)}})
+	s := &server{Options: Options{Log: slog.New(slog.DiscardHandler)}}
+	_, api := build(s)
+	if len(s.lacking) > 0 {
+		return nil, fmt.Errorf("no example for %s: tag the field with example, or add its name to examples in document.go", strings.Join(s.lacking, ", "))
+	}
+	if wrong := apidoc.Check(api.OpenAPI()); len(wrong) > 0 {
+		return nil, fmt.Errorf("examples that the API itself would refuse: %s", strings.Join(wrong, "; "))
+	}
 	return api.OpenAPI().YAML()
+}
+
+// Reference is the OpenAPI document as Markdown.
+func Reference() string { return apidoc.Reference(document()) }
+
+// Gateway is what a gateway in front of the nodes must know, as Markdown.
+func Gateway() string { return gatewayOf(document()) }
+
+func document() *huma.OpenAPI {
+	_, api := build(&server{Options: Options{Log: slog.New(slog.DiscardHandler)}})
+	return api.OpenAPI()
 }
 
 // build wires the middleware in the order in which a request meets it.
@@ -106,19 +129,8 @@ func build(s *server) (http.Handler, huma.API) {
 	describe(api.OpenAPI())
 	api.UseMiddleware(s.checkToken)
 	s.routes(api)
+	s.lacking = apidoc.Complete(api.OpenAPI(), examples)
 	mountSetPassword(ofTenant)
 	httpserver.MountDocs(router, api) // answers on any Host
 	return router, api
-}
-
-func describe(document *huma.OpenAPI) {
-	document.Info.Description = "What one tenant's apps and users call. The tenant is found by the Host of the request. " +
-		"Every path answers with and without a trailing slash, and under the prefix /api too."
-	document.Info.Version = "1"
-	document.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
-	document.Tags = []*huma.Tag{
-		{Name: "auth", Description: "Signing in and out."},
-		{Name: "account", Description: "One's own account."},
-		{Name: "company", Description: "Companies and subsidiaries."},
-	}
 }

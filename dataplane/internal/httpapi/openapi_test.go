@@ -57,3 +57,48 @@ func TestEveryOtherOperationWantsAToken(t *testing.T) {
 		t.Error("a request without a token reached the database")
 	}
 }
+
+// Each operation shows what to send, what comes back and how it refuses.
+func TestEveryOperationIsDescribed(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	document := n.ask(t, http.MethodGet, "any.example", "/openapi.json", nil)
+	paths, _ := document.at("paths").(map[string]any)
+	for path, item := range paths {
+		operations, _ := item.(map[string]any)
+		for method, described := range operations {
+			operation, _ := described.(map[string]any)
+			what := strings.ToUpper(method) + " " + path
+			if summary, _ := operation["summary"].(string); summary == "" {
+				t.Errorf("%s has no summary", what)
+			}
+			if body, ok := operation["requestBody"].(map[string]any); ok && !exampled(body) {
+				t.Errorf("%s: its body has no example", what)
+			}
+			responses, _ := operation["responses"].(map[string]any)
+			refusals := 0
+			for status, described := range responses {
+				response, _ := described.(map[string]any)
+				if status >= "400" {
+					refusals++
+				} else if _, hasBody := response["content"]; hasBody && !exampled(response) {
+					t.Errorf("%s: its answer %s has no example", what, status)
+				}
+			}
+			if refusals < 4 {
+				t.Errorf("%s names %d refusals", what, refusals)
+			}
+		}
+	}
+}
+
+func exampled(described map[string]any) bool {
+	content, _ := described["content"].(map[string]any)
+	for _, media := range content {
+		media, _ := media.(map[string]any)
+		if media["example"] == nil && media["examples"] == nil {
+			return false
+		}
+	}
+	return len(content) > 0
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -121,6 +122,6 @@ func (s *server) declare(o *operation) {
 		s.undeclared = append(s.undeclared, fmt.Errorf("operation %s must declare a permission, or that it is the caller's own", o.OperationID))
 	}
 	if o.permission != "" {
-		o.Extensions = map[string]any{"x-permission": string(o.permission)}
+		o.Extensions = map[string]any{apidoc.ExtensionPermission: string(o.permission)}
 	}
 }
