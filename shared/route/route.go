@@ -62,6 +62,10 @@ type Settings struct {
 	InviteURL        string   `json:"invite_url,omitempty"`
 	Locale           string   `json:"locale,omitempty"`
 	Require2FA       bool     `json:"require_2fa,omitempty"`
+
+	// Limits are the counts, by name, that the tenant's plan changes. A route
+	// carries them here; they are not among what is stored of the tenant.
+	Limits map[string]int `json:"limits,omitempty"`
 }
 
 // AllowsSelfRegistration tells whether anyone may register.

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/limit"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -68,6 +70,9 @@ type server struct {
 	api        huma.API
 	undeclared []error  // operations that do not say who may call them
 	lacking    []string // fields of the document without an example
+
+	addresses *limit.Local[netip.Prefix] // who is not signed in
+	users     *limit.Local[int64]        // who is
 }
 
 // New is the handler of the public listener.
@@ -76,6 +81,12 @@ func New(o Options) (http.Handler, error) {
 		return nil, errors.New("the API needs a log, routes, leases, identity and access services, tokens, a sealer and a scheme")
 	}
 	s := &server{Options: o}
+	var err1, err2 error
+	s.addresses, err1 = limit.NewLocal[netip.Prefix](rememberedClients)
+	s.users, err2 = limit.NewLocal[int64](rememberedClients)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
 	router, _ := build(s)
 	if err := errors.Join(s.undeclared...); err != nil {
 		return nil, err
@@ -127,7 +138,7 @@ func build(s *server) (http.Handler, huma.API) {
 	api := httpserver.NewAPI(ofTenant, "Ouvira tenant API", telemetry.Version())
 	s.api = api
 	describe(api.OpenAPI())
-	api.UseMiddleware(s.checkToken)
+	api.UseMiddleware(s.checkToken, s.limitAll)
 	s.routes(api)
 	s.lacking = apidoc.Complete(api.OpenAPI(), examples)
 	mountSetPassword(ofTenant)

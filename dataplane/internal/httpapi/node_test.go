@@ -54,7 +54,13 @@ type counts struct{ leases, roundTrips atomic.Int64 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{Fixture: tenanttest.New(t), registry: telemetry.NewRegistry(), log: &lines{}, calls: map[uuid.UUID]*counts{}}
+	return nodeOver(t, tenanttest.New(t))
+}
+
+// nodeOver is a node, perhaps one of several, over the fixture's databases.
+func nodeOver(t *testing.T, f *tenanttest.Fixture) *node {
+	t.Helper()
+	n := &node{Fixture: f, registry: telemetry.NewRegistry(), log: &lines{}, calls: map[uuid.UUID]*counts{}}
 	log := telemetry.NewLogger(n.log, slog.LevelDebug, "dataplane")
 	pools, err := tenantpool.New(tenantpool.Options{NodeID: "test", Share: 1, Routes: n.Table, Key: n.Key, Log: log})
 	if err != nil {

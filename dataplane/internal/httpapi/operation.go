@@ -59,7 +59,11 @@ func open[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 		s.undeclared = append(s.undeclared, fmt.Errorf("operation %s is open to anyone and declares who may call it", o.OperationID))
 	}
 	o.Security = []map[string][]string{} // not nil: "security: []" in the document
+	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
+		if err := within(ctx, in); err != nil {
+			return nil, err
+		}
 		return handle(ctx, scopeOf(ctx), in)
 	})
 }
@@ -68,8 +72,12 @@ func open[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 // statement tells who; there is no transaction around.
 func read[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pg.Querier, *caller, *I) (*O, error)) {
 	s.declare(&o)
+	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
+		if err := within(ctx, in); err != nil {
+			return nil, err
+		}
 		var out *O
 		err := sc.tenant.Do(ctx, func(db identity.Conn) error {
 			c, err := s.authenticate(ctx, db, sc, &o)
@@ -92,8 +100,12 @@ func read[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 // transaction whose first statement tells who.
 func write[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pgx.Tx, *caller, *I) (*O, error)) {
 	s.declare(&o)
+	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
+		if err := within(ctx, in); err != nil {
+			return nil, err
+		}
 		var out *O
 		err := sc.tenant.Do(ctx, func(db identity.Conn) error {
 			return pg.InTx(ctx, db, func(tx pgx.Tx) error {

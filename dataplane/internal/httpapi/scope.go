@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/limit"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -26,6 +27,8 @@ type scope struct {
 	verified identity.Verified // set by checkToken for operations that want one
 	host     string            // as the client wrote it, and found to be the tenant's
 	url      *url.URL          // path and query of the request
+	answer   http.Header       // of the answer
+	told     *limit.Verdict    // the limit that the answer's headers speak of
 }
 
 type scopeKey struct{}
@@ -64,6 +67,7 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			client: identity.Client{IP: httpserver.ClientIP(ctx), UserAgent: r.UserAgent(), RequestID: telemetry.RequestID(ctx)},
 			host:   r.Host,
 			url:    r.URL,
+			answer: w.Header(),
 		}
 		sc.tenant.Outbox = outbox.NewQueue(found, s.Sealer)
 		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
@@ -113,6 +117,10 @@ func (s *server) checkToken(hctx huma.Context, next func(huma.Context)) {
 	sc := scopeOf(hctx.Context())
 	verified, err := s.Tokens.Verify(sc.tenant.Route, bearer(hctx.Header("Authorization")))
 	if err != nil {
+		// Whoever shows a bad token is not signed in, and is counted so.
+		if tooOften := s.count(sc); tooOften != nil {
+			err = tooOften
+		}
 		s.refuse(hctx, err)
 		return
 	}

@@ -129,3 +129,6 @@ VALUES (@user_id, @user_display, @action, @metadata, @ip_address, @request_id);
 
 -- name: SigningKey :one
 SELECT k.private_sealed FROM ouvira.signing_keys k WHERE k.kid = @kid AND k.retired_at IS NULL;
+
+-- name: FamilyOfRefreshToken :one
+SELECT session_id FROM public.refresh_tokens WHERE token_hash = @token_hash;

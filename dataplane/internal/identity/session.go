@@ -109,6 +109,25 @@ func (s *Service) Refresh(ctx context.Context, t Tenant, token string, c Client)
 	return tokens, nil
 }
 
+// SessionOf names the session of a refresh token, rotated or not: "" for what
+// is no refresh token of the tenant.
+func (s *Service) SessionOf(ctx context.Context, t Tenant, token string) (string, error) {
+	if !refreshTokenOf(t.Route.TenantID, token) {
+		return "", nil
+	}
+	name := ""
+	err := t.Do(ctx, func(db Conn) error {
+		id, err := s.queries.FamilyOfRefreshToken(ctx, db, digest(token))
+		if err == nil {
+			name = id.String()
+		} else if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		return nil
+	})
+	return name, err
+}
+
 func refreshRefused(why string) error {
 	return fault.Unauthenticated("The refresh token is not valid any more. Sign in again.").
 		Code("invalid_refresh_token").Because(errors.New(why))

@@ -110,6 +110,10 @@ func (f *Fixture) Tenant(t testing.TB, slug string) Tenant {
 		TenantID: tenant.ID, Version: 1, Slug: slug, Status: route.StatusActive, Mode: route.ModeServe,
 		TokenEpoch: 1, SchemaVersion: latest(t), Incarnation: 1, Server: f.Server, Database: database,
 		Credential: f.Seal(t, tenant.ID, 1, tenant.Password), MaxConnections: 10, StatementTimeout: 30 * time.Second,
+		Settings: route.Settings{Limits: map[string]int{}},
+	}
+	for _, l := range route.Limits() { // tests sign in more often than people do
+		tenant.Route.Settings.Limits[l.Name] = route.MaxLimit
 	}
 	f.seed(t, &tenant)
 	f.Table.Set(tenant.Route)

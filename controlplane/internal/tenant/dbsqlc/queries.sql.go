@@ -110,15 +110,26 @@ SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, create
 FROM control.plans ORDER BY code
 `
 
-func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ControlPlan, error) {
+type ListPlansRow struct {
+	ID                 uuid.UUID
+	Code               string
+	Name               string
+	MaxConnections     int32
+	StatementTimeoutMs int32
+	TrialDays          int32
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+}
+
+func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error) {
 	rows, err := db.Query(ctx, listPlans)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ControlPlan
+	var items []ListPlansRow
 	for rows.Next() {
-		var i ControlPlan
+		var i ListPlansRow
 		if err := rows.Scan(
 			&i.ID,
 			&i.Code,

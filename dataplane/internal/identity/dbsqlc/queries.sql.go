@@ -207,6 +207,17 @@ func (q *Queries) EndAfterPasswordChange(ctx context.Context, db DBTX, arg EndAf
 	return err
 }
 
+const familyOfRefreshToken = `-- name: FamilyOfRefreshToken :one
+SELECT session_id FROM public.refresh_tokens WHERE token_hash = $1
+`
+
+func (q *Queries) FamilyOfRefreshToken(ctx context.Context, db DBTX, tokenHash []byte) (uuid.UUID, error) {
+	row := db.QueryRow(ctx, familyOfRefreshToken, tokenHash)
+	var session_id uuid.UUID
+	err := row.Scan(&session_id)
+	return session_id, err
+}
+
 const findCredentials = `-- name: FindCredentials :one
 SELECT u.id, u.full_name, u.password_hash,
        (u.is_active AND u.deleted_at IS NULL)::boolean AS enabled,
