@@ -75,3 +75,67 @@ SELECT r.id, added.id
 FROM catalogue c
 JOIN added ON added.code = c.code
 JOIN public.roles r ON r.is_system_role AND r.company_id IS NULL AND position(left(r.role, 1) IN c.held_by) > 0;
+
+-- A company's role is given in the company and below it, nowhere else, whoever
+-- writes. The row of the authorization epoch is locked first, as in every
+-- change of the hierarchy: of an assignment and a move that cannot both stand,
+-- the second sees the first.
+CREATE FUNCTION ouvira.keep_roles_in_subtree() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE public.authz_epoch SET epoch = epoch + 1;
+    IF EXISTS (
+        SELECT FROM changed a
+        JOIN public.user_companies m ON m.id = a.user_company_id
+        JOIN public.roles r ON r.id = a.role_id
+        WHERE r.company_id IS NOT NULL
+          AND NOT EXISTS (SELECT FROM public.company_paths p WHERE p.ancestor_id = r.company_id AND p.descendant_id = m.company_id)
+    ) THEN
+        RAISE EXCEPTION 'a company''s role is given in the company and below it only'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'user_company_roles_subtree_check', TABLE = 'user_company_roles', SCHEMA = 'public';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER user_company_roles_keep_in_subtree_on_insert AFTER INSERT ON public.user_company_roles
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ouvira.keep_roles_in_subtree();
+CREATE TRIGGER user_company_roles_keep_in_subtree_on_update AFTER UPDATE ON public.user_company_roles
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ouvira.keep_roles_in_subtree();
+
+-- The other ways to the same: a company moves, a membership or a role changes
+-- its company. Nothing may be left outside.
+CREATE FUNCTION ouvira.strand_no_role() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE public.authz_epoch SET epoch = epoch + 1;
+    IF EXISTS (
+        SELECT FROM public.user_company_roles a
+        JOIN public.user_companies m ON m.id = a.user_company_id
+        JOIN public.roles r ON r.id = a.role_id
+        WHERE r.company_id IS NOT NULL
+          AND CASE TG_TABLE_NAME
+                  WHEN 'companies' THEN m.company_id IN (SELECT p.descendant_id FROM public.company_paths p WHERE p.ancestor_id = NEW.id)
+                  WHEN 'user_companies' THEN m.id = NEW.id
+                  ELSE r.id = NEW.id
+              END
+          AND NOT EXISTS (SELECT FROM public.company_paths p WHERE p.ancestor_id = r.company_id AND p.descendant_id = m.company_id)
+    ) THEN
+        RAISE EXCEPTION 'a company''s role would be held outside of the company'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'companies_roles_subtree_check', TABLE = TG_TABLE_NAME, SCHEMA = 'public';
+    END IF;
+    RETURN NULL;
+END
+$$;
+-- By its name it comes after companies_keep_paths_on_move, which makes the new
+-- paths.
+CREATE TRIGGER companies_strand_no_role_on_move AFTER UPDATE ON public.companies
+    FOR EACH ROW WHEN (OLD.parent_company_id IS DISTINCT FROM NEW.parent_company_id)
+    EXECUTE FUNCTION ouvira.strand_no_role();
+CREATE TRIGGER user_companies_strand_no_role AFTER UPDATE ON public.user_companies
+    FOR EACH ROW WHEN (OLD.company_id <> NEW.company_id)
+    EXECUTE FUNCTION ouvira.strand_no_role();
+CREATE TRIGGER roles_strand_no_role AFTER UPDATE ON public.roles
+    FOR EACH ROW WHEN (OLD.company_id IS DISTINCT FROM NEW.company_id)
+    EXECUTE FUNCTION ouvira.strand_no_role();

@@ -25,7 +25,7 @@ type caller struct {
 
 func (c *caller) subject() access.Subject {
 	r := c.tenant.Route
-	return access.Subject{Tenant: r.TenantID, TokenEpoch: r.TokenEpoch, UserID: c.ID, AuthzEpoch: c.AuthzEpoch}
+	return access.Subject{Tenant: r.TenantID, TokenEpoch: r.TokenEpoch, UserID: c.ID, AuthzEpoch: c.AuthzEpoch, At: c.AskedAt}
 }
 
 // who is the caller as the audit writes them down.
@@ -63,11 +63,7 @@ func (c *caller) requireAlso(ctx context.Context, db pg.Querier, companyID int64
 // for what belongs to no company.
 func (c *caller) requireHome(ctx context.Context, db pg.Querier) error {
 	c.asked = true
-	home, err := c.server.Access.Home(ctx, db)
-	if err != nil {
-		return err
-	}
-	standing, err := c.server.Access.Standing(ctx, db, c.subject(), home)
+	standing, err := c.server.Access.AtHome(ctx, db, c.subject())
 	if err != nil {
 		return err
 	}
@@ -95,6 +91,9 @@ func (c *caller) companies(ctx context.Context, db pg.Querier) ([]int64, error) 
 func (c *caller) allows(standing access.Standing, p access.Permission) bool {
 	return standing.Allows(p)
 }
+
+// giver is the caller as one who gives roles and takes them.
+func (c *caller) giver() access.Giver { return access.Giver{Subject: c.subject(), Allows: c.allows} }
 
 // checked tells whether the handler has asked for what its operation declares.
 // If not, its answer is thrown away: an operation that forgets must not work.

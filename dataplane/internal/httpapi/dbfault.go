@@ -28,6 +28,9 @@ func (s *server) databaseFault(ctx context.Context, r *route.Route, err error) e
 	if err == nil || errors.As(err, &f) || ctx.Err() != nil {
 		return err
 	}
+	if refusal, known := constraintFaults[pg.Constraint(err)]; known {
+		return refusal().Because(err)
+	}
 	if fenced(err) {
 		// The control plane has taken the tenant's rights away: read why before
 		// answering, so that a suspended tenant hears 403 and not 503.
@@ -40,6 +43,24 @@ func (s *server) databaseFault(ctx context.Context, r *route.Route, err error) e
 			Code("database_unavailable").RetryAfter(time.Second).Because(err)
 	}
 	return err
+}
+
+// constraintFaults are the rules that the database keeps by itself, by the name
+// of the constraint, where no service has said it before.
+var constraintFaults = map[string]func() *fault.Error{
+	"companies_last_owner_check": func() *fault.Error {
+		return fault.Conflict("A company keeps at least one owner. Make somebody else an owner first.").Code("last_owner")
+	},
+	"companies_no_cycle_check": func() *fault.Error {
+		return fault.Conflict("A company cannot be below itself.").Code("cycle")
+	},
+	"companies_roles_subtree_check": func() *fault.Error {
+		return fault.Conflict("Members of the company, or of one below it, hold a role that would no longer reach them there. Take those roles away first.").Code("role_outside_subtree")
+	},
+	"user_company_roles_subtree_check": func() *fault.Error {
+		const outside = "This role belongs to another company. Choose one of this company, of one above it, or a system-wide one."
+		return fault.Invalid(outside).OnField("role", "outside", outside)
+	},
 }
 
 func (s *server) refusalNow(ctx context.Context, r *route.Route) error {

@@ -109,6 +109,7 @@ type Actor struct {
 
 	SessionID  uuid.UUID
 	AuthzEpoch int64
+	AskedAt    time.Time // by the clock of the tenant's database
 }
 
 // Tokens are what a client signs in with.

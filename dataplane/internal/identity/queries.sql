@@ -2,7 +2,7 @@
 -- The first statement of every request that needs a login: the session, the
 -- state of its user, the authorization epoch and the profile, in one row or
 -- none.
-SELECT s.id AS session_id, s.expires_at AS session_expires_at, a.epoch AS authz_epoch,
+SELECT s.id AS session_id, s.expires_at AS session_expires_at, a.epoch AS authz_epoch, now()::timestamptz AS asked_at,
        u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
        u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at
 FROM public.sessions s

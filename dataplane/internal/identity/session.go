@@ -37,6 +37,7 @@ func (s *Service) Authenticate(ctx context.Context, db pg.Querier, v Verified) (
 	return Actor{
 		SessionID:  row.SessionID,
 		AuthzEpoch: row.AuthzEpoch,
+		AskedAt:    row.AskedAt,
 		Profile: Profile{
 			ID: row.ID, AccountUID: row.AccountUID, Username: row.Username, FullName: row.FullName,
 			Email: row.Email, EmailVerified: row.EmailVerified, PrimaryMobile: row.PrimaryMobile, PhoneVerified: row.PhoneVerified,

@@ -7,6 +7,7 @@ package dbsqlc
 
 import (
 	"context"
+	"time"
 )
 
 const companiesWith = `-- name: CompaniesWith :many
@@ -49,6 +50,44 @@ func (q *Queries) CompaniesWith(ctx context.Context, db DBTX, arg CompaniesWithP
 	return items, nil
 }
 
+const deniedBelow = `-- name: DeniedBelow :many
+SELECT DISTINCT p.code
+FROM public.company_paths down
+JOIN public.user_companies m ON m.company_id = down.descendant_id AND m.user_id = $1 AND m.is_active
+JOIN public.user_company_roles a ON a.user_company_id = m.id AND (a.expires_at IS NULL OR a.expires_at > now())
+JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
+JOIN public.role_permissions rp ON rp.role_id = r.id AND NOT rp.granted
+JOIN public.permissions p ON p.id = rp.permission_id
+WHERE down.ancestor_id = $2 AND down.depth > 0
+`
+
+type DeniedBelowParams struct {
+	UserID    int64
+	CompanyID int64
+}
+
+// What is denied to a user in a company below, and so is not theirs in the
+// whole subtree.
+func (q *Queries) DeniedBelow(ctx context.Context, db DBTX, arg DeniedBelowParams) ([]string, error) {
+	rows, err := db.Query(ctx, deniedBelow, arg.UserID, arg.CompanyID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var code string
+		if err := rows.Scan(&code); err != nil {
+			return nil, err
+		}
+		items = append(items, code)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const home = `-- name: Home :one
 SELECT s.company_id FROM ouvira.seeds s ORDER BY s.created_at, s.company_id LIMIT 1
 `
@@ -60,46 +99,151 @@ func (q *Queries) Home(ctx context.Context, db DBTX) (int64, error) {
 	return company_id, err
 }
 
-const standing = `-- name: Standing :one
-WITH up AS (
+const look = `-- name: Look :many
+WITH asked AS (
+    SELECT CASE WHEN $2::bigint <> 0 THEN $2::bigint
+                ELSE (SELECT s.company_id FROM ouvira.seeds s ORDER BY s.created_at, s.company_id LIMIT 1) END AS id
+), up AS (
     SELECT p.ancestor_id, p.depth, c.status, c.deleted_at
-    FROM public.company_paths p JOIN public.companies c ON c.id = p.ancestor_id
-    WHERE p.descendant_id = $1
+    FROM asked JOIN public.company_paths p ON p.descendant_id = asked.id JOIN public.companies c ON c.id = p.ancestor_id
+), about AS (
+    SELECT EXISTS (SELECT FROM up WHERE up.depth = 0 AND up.deleted_at IS NULL) AS present,
+           COALESCE((SELECT bool_and(up.status = 'active') FROM up), false) AS active,
+           EXISTS (SELECT FROM asked JOIN public.user_companies m ON m.company_id = asked.id
+                   WHERE m.user_id = $3 AND m.is_active) AS member
 ), assigned AS (
-    SELECT a.role_id
+    SELECT a.id, a.role_id, r.role, (r.role = 'owner' AND r.is_system_role AND r.company_id IS NULL) AS owner,
+           m.company_id, up.depth, a.scope, a.expires_at
     FROM up
-    JOIN public.user_companies m ON m.company_id = up.ancestor_id AND m.user_id = $2 AND m.is_active
+    JOIN public.user_companies m ON m.company_id = up.ancestor_id AND m.user_id = $3 AND m.is_active
     JOIN public.user_company_roles a ON a.user_company_id = m.id
          AND (a.expires_at IS NULL OR a.expires_at > now()) AND (up.depth = 0 OR a.scope = 'subtree')
     JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
-), decided AS (
-    SELECT p.code, bool_and(rp.granted) AS granted
-    FROM assigned
-    JOIN public.role_permissions rp ON rp.role_id = assigned.role_id
-    JOIN public.permissions p ON p.id = rp.permission_id
-    GROUP BY p.code
 )
-SELECT (EXISTS (SELECT FROM up WHERE up.depth = 0 AND up.deleted_at IS NULL)
-        AND (EXISTS (SELECT FROM assigned)
-             OR EXISTS (SELECT FROM public.user_companies m WHERE m.company_id = $1 AND m.user_id = $2 AND m.is_active)))::boolean AS visible,
-       COALESCE((SELECT bool_and(up.status = 'active') FROM up), false)::boolean AS active,
-       COALESCE((SELECT array_agg(decided.code) FROM decided WHERE decided.granted), '{}')::text[] AS granted
+SELECT COALESCE(asked.id, 0)::bigint AS asked_id, e.epoch, now()::timestamptz AS at,
+       about.present::boolean AS present, about.active::boolean AS active, about.member::boolean AS member,
+       COALESCE(assigned.id, 0)::bigint AS assignment_id, COALESCE(assigned.role_id, 0)::bigint AS role_id,
+       COALESCE(assigned.role, '')::text AS role, COALESCE(assigned.owner, false)::boolean AS owner,
+       COALESCE(assigned.company_id, 0)::bigint AS company_id, COALESCE(assigned.depth, 0)::integer AS distance,
+       COALESCE(assigned.scope, '')::text AS scope, assigned.expires_at,
+       ARRAY(SELECT rp.permission_id FROM public.role_permissions rp WHERE rp.role_id = assigned.role_id AND rp.granted)::bigint[] AS granted,
+       ARRAY(SELECT rp.permission_id FROM public.role_permissions rp WHERE rp.role_id = assigned.role_id AND NOT rp.granted)::bigint[] AS denied,
+       -- the catalogue comes once, with the first row, and only if wanted
+       CASE WHEN $1::boolean AND row_number() OVER () = 1
+            THEN ARRAY(SELECT p.id FROM public.permissions p ORDER BY p.id) END::bigint[] AS permission_ids,
+       CASE WHEN $1::boolean AND row_number() OVER () = 1
+            THEN ARRAY(SELECT p.code FROM public.permissions p ORDER BY p.id) END::text[] AS permission_codes
+FROM asked CROSS JOIN about CROSS JOIN public.authz_epoch e LEFT JOIN assigned ON true
+ORDER BY assigned.depth, assigned.id
 `
 
-type StandingParams struct {
+type LookParams struct {
+	WithCatalogue bool
+	CompanyID     int64
+	UserID        int64
+}
+
+type LookRow struct {
+	AskedID         int64
+	Epoch           int64
+	At              time.Time
+	Present         bool
+	Active          bool
+	Member          bool
+	AssignmentID    int64
+	RoleID          int64
+	Role            string
+	Owner           bool
+	CompanyID       int64
+	Distance        int32
+	Scope           string
+	ExpiresAt       *time.Time
+	Granted         []int64
+	Denied          []int64
+	PermissionIds   []int64
+	PermissionCodes []string
+}
+
+// Everything that decides what a user may do in a company (0: the home
+// company), in one statement: the epoch it brings is the one of what it has
+// seen. One row for each assignment; one with assignment 0 if there is none.
+func (q *Queries) Look(ctx context.Context, db DBTX, arg LookParams) ([]LookRow, error) {
+	rows, err := db.Query(ctx, look, arg.WithCatalogue, arg.CompanyID, arg.UserID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LookRow{}
+	for rows.Next() {
+		var i LookRow
+		if err := rows.Scan(
+			&i.AskedID,
+			&i.Epoch,
+			&i.At,
+			&i.Present,
+			&i.Active,
+			&i.Member,
+			&i.AssignmentID,
+			&i.RoleID,
+			&i.Role,
+			&i.Owner,
+			&i.CompanyID,
+			&i.Distance,
+			&i.Scope,
+			&i.ExpiresAt,
+			&i.Granted,
+			&i.Denied,
+			&i.PermissionIds,
+			&i.PermissionCodes,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const roleToGive = `-- name: RoleToGive :one
+SELECT r.id, (r.role = 'owner' AND r.is_system_role AND r.company_id IS NULL)::boolean AS owner,
+       (r.company_id IS NULL OR EXISTS (SELECT FROM public.company_paths p
+            WHERE p.ancestor_id = r.company_id AND p.descendant_id = $1::bigint))::boolean AS inside,
+       ARRAY(SELECT p.code FROM public.role_permissions rp JOIN public.permissions p ON p.id = rp.permission_id
+             WHERE rp.role_id = r.id AND rp.granted ORDER BY p.code)::text[] AS granted,
+       ARRAY(SELECT p.code FROM public.role_permissions rp JOIN public.permissions p ON p.id = rp.permission_id
+             WHERE rp.role_id = r.id AND NOT rp.granted ORDER BY p.code)::text[] AS denied
+FROM public.roles r
+WHERE r.id = $2 AND r.deleted_at IS NULL
+FOR SHARE OF r
+`
+
+type RoleToGiveParams struct {
 	CompanyID int64
-	UserID    int64
+	RoleID    int64
 }
 
-type StandingRow struct {
-	Visible bool
-	Active  bool
+type RoleToGiveRow struct {
+	ID      int64
+	Owner   bool
+	Inside  bool
 	Granted []string
+	Denied  []string
 }
 
-func (q *Queries) Standing(ctx context.Context, db DBTX, arg StandingParams) (StandingRow, error) {
-	row := db.QueryRow(ctx, standing, arg.CompanyID, arg.UserID)
-	var i StandingRow
-	err := row.Scan(&i.Visible, &i.Active, &i.Granted)
+// A role that is to be given in a company, or taken: what it says, and whether
+// the company lies where the role may be given. It stays as it is until the
+// transaction ends.
+func (q *Queries) RoleToGive(ctx context.Context, db DBTX, arg RoleToGiveParams) (RoleToGiveRow, error) {
+	row := db.QueryRow(ctx, roleToGive, arg.CompanyID, arg.RoleID)
+	var i RoleToGiveRow
+	err := row.Scan(
+		&i.ID,
+		&i.Owner,
+		&i.Inside,
+		&i.Granted,
+		&i.Denied,
+	)
 	return i, err
 }

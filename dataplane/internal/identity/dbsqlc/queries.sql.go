@@ -15,7 +15,7 @@ import (
 )
 
 const authenticate = `-- name: Authenticate :one
-SELECT s.id AS session_id, s.expires_at AS session_expires_at, a.epoch AS authz_epoch,
+SELECT s.id AS session_id, s.expires_at AS session_expires_at, a.epoch AS authz_epoch, now()::timestamptz AS asked_at,
        u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
        u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at
 FROM public.sessions s
@@ -34,6 +34,7 @@ type AuthenticateRow struct {
 	SessionID        uuid.UUID
 	SessionExpiresAt time.Time
 	AuthzEpoch       int64
+	AskedAt          time.Time
 	ID               int64
 	AccountUID       string
 	Username         string
@@ -60,6 +61,7 @@ func (q *Queries) Authenticate(ctx context.Context, db DBTX, arg AuthenticatePar
 		&i.SessionID,
 		&i.SessionExpiresAt,
 		&i.AuthzEpoch,
+		&i.AskedAt,
 		&i.ID,
 		&i.AccountUID,
 		&i.Username,

@@ -1,0 +1,121 @@
+package httpapi_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/testdb"
+)
+
+// TestSec26 what starts after an acknowledged revocation is denied, ten
+// thousand times of ten thousand, though the decision before it was cached.
+func TestSec26RevokedMeansDeniedAtTheNextRequest(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	user := n.person(t, n.A, "ada")
+	membership, role := member(t, n.A, user.id, n.A.CompanyID), seeded(t, n.A, "employee")
+	path, asAda := "/company/"+itoa(n.A.CompanyID), bearer(user.token)
+	conn := testdb.Connect(t, n.A.AdminURL)
+	defer conn.Close(t.Context())
+	revoked := 0
+	for i := range 10_000 {
+		if _, err := conn.Exec(t.Context(), "INSERT INTO public.user_company_roles (user_company_id, role_id) VALUES ($1, $2)", membership, role); err != nil {
+			t.Fatal(err)
+		}
+		if a := n.ask(t, http.MethodGet, hostOf(n.A), path, nil, asAda); a.status != 200 {
+			t.Fatalf("round %d, with the role: %d %s", i, a.status, a.raw)
+		}
+		if _, err := conn.Exec(t.Context(), "DELETE FROM public.user_company_roles WHERE user_company_id = $1", membership); err != nil {
+			t.Fatal(err)
+		}
+		if a := n.ask(t, http.MethodGet, hostOf(n.A), path, nil, asAda); a.status == 403 {
+			revoked++
+		}
+	}
+	if revoked != 10_000 {
+		t.Errorf("%d of 10,000 were denied", revoked)
+	}
+}
+
+// TestSec26 an assignment that expires is over at that moment, by the clock of
+// the database, though nothing was written.
+func TestSec26AnExpiredAssignmentIsNotRemembered(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	user := n.person(t, n.A, "ada")
+	assignment := hold(t, n.A, member(t, n.A, user.id, n.A.CompanyID), seeded(t, n.A, "employee"), "self")
+	path, asAda := "/company/"+itoa(n.A.CompanyID), bearer(user.token)
+	get := func() answer { return n.ask(t, http.MethodGet, hostOf(n.A), path, nil, asAda) }
+	exec(t, n.A, "UPDATE public.user_company_roles SET expires_at = now() + interval '2 seconds' WHERE id = $1", assignment)
+	expect(t, "before", get(), 200)
+	for value[bool](t, n.A, "SELECT expires_at > now() FROM public.user_company_roles WHERE id = $1", assignment) {
+		if a := get(); a.status != 200 && value[bool](t, n.A, "SELECT expires_at > now() FROM public.user_company_roles WHERE id = $1", assignment) {
+			t.Fatalf("before the expiry: %d %s", a.status, a.raw)
+		}
+	}
+	expect(t, "after", get(), 403)
+}
+
+// TestSec26 what a transaction decides after it has itself changed who may do
+// what is not remembered: it may be rolled back.
+func TestSec26WhatIsRolledBackIsNotRemembered(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	ada := n.person(t, n.A, "ada")
+	membership := member(t, n.A, ada.id, n.A.CompanyID)
+	role := seeded(t, n.A, "employee")
+	conn := testdb.Connect(t, n.A.AdminURL)
+	defer conn.Close(t.Context())
+	service, who := access.New(), access.Subject{
+		Tenant: n.A.ID, TokenEpoch: 1, UserID: ada.id, At: time.Now(), // the clock of the same machine
+		AuthzEpoch: value[int64](t, n.A, "SELECT epoch FROM public.authz_epoch"),
+	}
+	allowed := func(db pg.Querier) bool {
+		t.Helper()
+		standing, err := service.Standing(t.Context(), db, who, n.A.CompanyID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return standing.Allows(access.CompanyRead)
+	}
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "INSERT INTO public.user_company_roles (user_company_id, role_id) VALUES ($1, $2)", membership, role); err != nil {
+		t.Fatal(err)
+	}
+	if !allowed(tx) {
+		t.Error("the transaction does not see what it has changed")
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if allowed(conn) {
+		t.Error("what was rolled back is remembered")
+	}
+}
+
+// A decision that is remembered costs nothing; a new one, one round trip.
+func TestAPermissionCheckCostsAtMostOneRoundTrip(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	token, _ := n.login(t, n.A)
+	path := "/company/" + itoa(n.A.CompanyID)
+	trips := func() int64 {
+		t.Helper()
+		before := n.counts(n.A.ID).roundTrips.Load()
+		expect(t, path, n.ask(t, http.MethodGet, hostOf(n.A), path, nil, bearer(token)), 200)
+		return n.counts(n.A.ID).roundTrips.Load() - before
+	}
+	if cold, warm := trips(), trips(); cold != 3 || warm != 2 { // who asks, may they, the company
+		t.Errorf("%d round trips at first, %d then", cold, warm)
+	}
+	exec(t, n.A, "UPDATE public.roles SET description = description || '.'")
+	if changed := trips(); changed != 3 {
+		t.Errorf("%d round trips after a change", changed)
+	}
+}
