@@ -28,6 +28,7 @@ var examples = map[string]any{
 	"access":                  "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2ln",
 	"refresh":                 "q3Jm2nB8s5V7x0ZkT4yHcW9dLrE1uPaGfKo6iXjMwNs",
 	"token":                   "Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
+	"signup_token":            "ovs_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
 	"invitation_token":        "Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
 	"message":                 "Done.",
 	"detail":                  "Done.",

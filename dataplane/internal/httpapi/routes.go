@@ -57,7 +57,14 @@ func (s *server) companyRoutes(api huma.API) {
 }
 
 // signupRoutes: accounts by phone, and the second factor.
-func (s *server) signupRoutes(_ huma.API) {}
+func (s *server) signupRoutes(api huma.API) {
+	open(s, api, op(post, "/auth/signup", "signup", "Ask for a code by SMS, to make an account by phone", created), s.signup)
+	open(s, api, op(post, "/auth/verify-otp", "verify-otp", "Prove the number with the code", ok), s.verifyOTP)
+	open(s, api, op(post, "/auth/resend-otp", "resend-otp", "Ask for another code", ok), s.resendOTP)
+	open(s, api, op(post, "/auth/resent-otp", "resend-otp-alias", "The same as /auth/resend-otp", ok), s.resendOTP)
+	open(s, api, op(post, "/auth/finalize-signup", "finalize-signup", "Make the account of a verified number, and sign in", created), s.finishSignup)
+	open(s, api, op(post, "/auth/finalize-signin", "finalize-signup-alias", "The same as /auth/finalize-signup", created), s.finishSignup)
+}
 
 func (s *server) passwordRoutes(api huma.API) {
 	open(s, api, op(post, "/auth/password/reset", "reset-password", "Set a password with the token of a mailed link", ok), s.resetPassword)

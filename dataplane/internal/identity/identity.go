@@ -125,9 +125,11 @@ type Service struct {
 	queries dbsqlc.Queries
 	tokens  *AccessTokens
 	keys    *signingKeys
+	key     Key
 }
 
-// New makes the service. opener opens the tenants' sealed signing keys.
-func New(tokens *AccessTokens, opener Opener) *Service {
-	return &Service{tokens: tokens, keys: newSigningKeys(opener)}
+// New makes the service. key opens the tenants' sealed signing keys, and seals
+// one-time codes and the secrets of second factors.
+func New(tokens *AccessTokens, key Key) *Service {
+	return &Service{tokens: tokens, keys: newSigningKeys(key), key: key}
 }

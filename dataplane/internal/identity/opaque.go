@@ -32,6 +32,13 @@ func newRefreshToken(tenant uuid.UUID) string {
 	return refreshPrefix + b64.EncodeToString(tenant[:]) + b64.EncodeToString(secret)
 }
 
+// newOpaque is a prefix and 256 random bits.
+func newOpaque(prefix string) string {
+	secret := make([]byte, secretBytes)
+	_, _ = rand.Read(secret) // never fails
+	return prefix + b64.EncodeToString(secret)
+}
+
 // refreshTokenOf tells whether the text can be a refresh token of the tenant.
 func refreshTokenOf(tenant uuid.UUID, text string) bool {
 	return len(text) == refreshBytes && strings.HasPrefix(text, refreshPrefix+b64.EncodeToString(tenant[:]))

@@ -58,12 +58,12 @@ func check(t Tenant, in Registration) (dbsqlc.CreateUserParams, error) {
 		const message = "This invitation is not valid. Ask for a new one."
 		return none, fault.Invalid(message).Code("invalid_invitation").OnField("invitation_token", "invalid", message)
 	}
-	if !t.Route.Settings.AllowsSelfRegistration() {
-		return none, fault.Forbidden("This workspace is joined by invitation only. Ask one of its owners for one.").Code("registration_closed")
+	if err := mayRegister(t); err != nil {
+		return none, err
 	}
-	name := strings.TrimSpace(in.FullName)
-	if name == "" {
-		return none, fault.Invalid("The full name must not be empty.").OnField("full_name", "required", "This must not be empty.")
+	name, err := fullName(in.FullName)
+	if err != nil {
+		return none, err
 	}
 	email, err := NormalizeEmail(in.Email)
 	if err != nil {

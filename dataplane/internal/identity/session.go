@@ -22,6 +22,10 @@ const (
 	actionLogout        = "logout"
 	actionRefreshReused = "refresh_reused"
 	actionPasswordSet   = "password_set"
+
+	actionSignupVerified = "signup_verified"
+	actionSignupOfUser   = "signup_of_existing_user"
+	actionCodeRefused    = "code_refused"
 )
 
 // Authenticate is the first statement of a request: one round trip for the
