@@ -80,7 +80,7 @@ func companyAnswer(c company.Company, err error) (*companyOutput, error) {
 
 type listCompaniesOutput struct{ Body Page[CompanySummary] }
 
-func (s *server) listCompanies(ctx context.Context, db pg.Querier, c *caller, in *pageInput) (*listCompaniesOutput, error) {
+func (s *server) listCompanies(ctx context.Context, db pg.Querier, c *caller, in *PageInput) (*listCompaniesOutput, error) {
 	limit, offset := in.window()
 	companies, count, err := company.List(ctx, db, c.Actor.ID, limit, offset)
 	if err != nil {

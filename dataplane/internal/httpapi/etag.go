@@ -8,10 +8,11 @@ import (
 	"github.com/ouvira/ouvira/shared/fault"
 )
 
-// ifMatch is embedded in the inputs of operations that change what has an
-// ETag. Without the header there is no condition.
-type ifMatch struct {
-	IfMatch string `header:"If-Match" doc:"The ETag under which you saw it; when it has changed since, nothing is done (412)."`
+// IfMatch is embedded in the inputs of operations that change what has an
+// ETag. Without the header there is no condition. It is exported for huma, which
+// passes over embedded fields that are not.
+type IfMatch struct {
+	ETag string `header:"If-Match" doc:"The ETag under which you saw it; when it has changed since, nothing is done (412)."`
 }
 
 // etagOf is the ETag of what was last changed at that time.
@@ -20,11 +21,11 @@ func etagOf(updated time.Time) string {
 }
 
 // check refuses when the condition does not hold. Call it with the row locked.
-func (m ifMatch) check(updated time.Time) error {
-	if m.IfMatch == "" {
+func (m IfMatch) check(updated time.Time) error {
+	if m.ETag == "" {
 		return nil
 	}
-	for candidate := range strings.SplitSeq(m.IfMatch, ",") {
+	for candidate := range strings.SplitSeq(m.ETag, ",") {
 		if candidate = strings.TrimSpace(candidate); candidate == "*" || candidate == etagOf(updated) {
 			return nil
 		}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -58,6 +59,7 @@ func open[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 	if o.permission != "" || o.ofOneself {
 		s.undeclared = append(s.undeclared, fmt.Errorf("operation %s is open to anyone and declares who may call it", o.OperationID))
 	}
+	checkInput[I](s, &o)
 	o.Security = []map[string][]string{} // not nil: "security: []" in the document
 	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
@@ -72,6 +74,7 @@ func open[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 // statement tells who; there is no transaction around.
 func read[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pg.Querier, *caller, *I) (*O, error)) {
 	s.declare(&o)
+	checkInput[I](s, &o)
 	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
@@ -100,6 +103,7 @@ func read[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 // transaction whose first statement tells who.
 func write[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pgx.Tx, *caller, *I) (*O, error)) {
 	s.declare(&o)
+	checkInput[I](s, &o)
 	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
@@ -135,5 +139,19 @@ func (s *server) declare(o *operation) {
 	}
 	if o.permission != "" {
 		o.Extensions = map[string]any{apidoc.ExtensionPermission: string(o.permission)}
+	}
+}
+
+// checkInput refuses an input that embeds a struct under a name that is not
+// exported: huma passes over it, and its parameters would silently be missing.
+func checkInput[I any](s *server, o *operation) {
+	t := reflect.TypeFor[I]()
+	if t.Kind() != reflect.Struct {
+		return
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		if f.Anonymous && !f.IsExported() {
+			s.undeclared = append(s.undeclared, fmt.Errorf("operation %s: its input embeds %s, which must be exported", o.OperationID, f.Name))
+		}
 	}
 }

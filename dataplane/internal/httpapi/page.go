@@ -10,16 +10,17 @@ const (
 	maxPageSize     = 100
 )
 
-// pageInput is what every list takes. A page size over the largest gets the
-// largest.
-type pageInput struct {
+// PageInput is what every list takes. A page size over the largest gets the
+// largest. It is exported for huma, which passes over embedded fields that are
+// not.
+type PageInput struct {
 	Page     int32 `query:"page" minimum:"1" maximum:"1000000" default:"1"`
 	PageSize int32 `query:"page_size" minimum:"1" maximum:"1000000" default:"20" doc:"At most 100."`
 }
 
-func (p pageInput) size() int32 { return min(p.PageSize, maxPageSize) }
+func (p PageInput) size() int32 { return min(p.PageSize, maxPageSize) }
 
-func (p pageInput) window() (limit, offset int32) { return p.size(), (p.Page - 1) * p.size() }
+func (p PageInput) window() (limit, offset int32) { return p.size(), (p.Page - 1) * p.size() }
 
 // Page is what every list answers.
 type Page[T any] struct {
@@ -30,7 +31,7 @@ type Page[T any] struct {
 }
 
 // pageOf is a page of a list; its links keep the filters of the request.
-func pageOf[T any](s *server, sc *scope, in pageInput, count int64, results []T) Page[T] {
+func pageOf[T any](s *server, sc *scope, in PageInput, count int64, results []T) Page[T] {
 	page := Page[T]{Count: count, Results: results}
 	link := func(number int32) *string {
 		query := sc.url.Query()

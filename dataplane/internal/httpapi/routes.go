@@ -77,7 +77,12 @@ func (s *server) invitationRoutes(_ huma.API) {}
 
 func (s *server) accessRoutes(_ huma.API) {}
 
-func (s *server) auditRoutes(_ huma.API) {}
+func (s *server) auditRoutes(api huma.API) {
+	read(s, api, op(get, "/audit/activity-logs", "list-activity-logs", "What was done", ok).needs(access.AuditRead), s.listActivities)
+	read(s, api, op(get, "/audit/activity-logs/my", "list-own-activity-logs", "What one has done oneself", ok).own(), s.listOwnActivities)
+	read(s, api, op(get, "/audit/security-logs", "list-security-logs", "Signing in and out, refusals, keys", ok).needs(access.AuditSecurity), s.listSecurityEvents)
+	read(s, api, op(get, "/audit/trends", "audit-trends", "How often what was done, by period", ok).needs(access.AuditRead), s.auditTrends)
+}
 
 func (s *server) notificationRoutes(_ huma.API) {}
 

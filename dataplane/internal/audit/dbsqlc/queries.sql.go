@@ -11,6 +11,28 @@ import (
 	"net/netip"
 )
 
+const companyDeleted = `-- name: CompanyDeleted :one
+SELECT EXISTS (SELECT FROM public.companies c WHERE c.id = $1 AND c.deleted_at IS NOT NULL) AS deleted
+`
+
+func (q *Queries) CompanyDeleted(ctx context.Context, db DBTX, companyID int64) (bool, error) {
+	row := db.QueryRow(ctx, companyDeleted, companyID)
+	var deleted bool
+	err := row.Scan(&deleted)
+	return deleted, err
+}
+
+const fiscalStart = `-- name: FiscalStart :one
+SELECT s.fiscal_year_start_month FROM public.company_settings s WHERE s.company_id = $1
+`
+
+func (q *Queries) FiscalStart(ctx context.Context, db DBTX, companyID int64) (int16, error) {
+	row := db.QueryRow(ctx, fiscalStart, companyID)
+	var fiscal_year_start_month int16
+	err := row.Scan(&fiscal_year_start_month)
+	return fiscal_year_start_month, err
+}
+
 const recordActivity = `-- name: RecordActivity :exec
 INSERT INTO ledger.activity_logs (user_id, user_display, on_behalf, company_id, entity_type, entity_id, action, old_values, new_values, ip_address, request_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
