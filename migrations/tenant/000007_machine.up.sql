@@ -1,2 +1,34 @@
--- API keys and support access.
-SELECT;
+-- What acts for a user without the user's password: API keys of machines, and
+-- the platform's support, which an owner lets in.
+--
+-- Neither bears on decisions that are remembered under the authorization epoch:
+-- the first statement of each request reads what the key or the consent still
+-- allows, and it only ever narrows what the user may do.
+CREATE TABLE public.api_keys (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL CONSTRAINT api_keys_name_check CHECK (name <> ''),
+    user_id       bigint NOT NULL CONSTRAINT api_keys_user_id_fkey REFERENCES public.users (id) ON DELETE CASCADE,
+    company_id    bigint NOT NULL CONSTRAINT api_keys_company_id_fkey REFERENCES public.companies (id) ON DELETE CASCADE,
+    parent_key_id bigint CONSTRAINT api_keys_parent_key_id_fkey REFERENCES public.api_keys (id) ON DELETE CASCADE,
+    prefix        text NOT NULL,
+    token_hash    bytea NOT NULL CONSTRAINT api_keys_token_hash_key UNIQUE
+                  CONSTRAINT api_keys_token_hash_check CHECK (octet_length(token_hash) = 32),
+    permissions   text[] NOT NULL CONSTRAINT api_keys_permissions_check CHECK (cardinality(permissions) > 0),
+    token_epoch   bigint NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    last_used_at  timestamptz,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    updated_at    timestamptz NOT NULL DEFAULT now(),
+    deleted_at    timestamptz,
+    is_deleted    boolean GENERATED ALWAYS AS (deleted_at IS NOT NULL) STORED
+);
+COMMENT ON COLUMN public.api_keys.user_id IS 'Who made it, and for whom it acts.';
+COMMENT ON COLUMN public.api_keys.company_id IS 'It works in this company and in those below it.';
+COMMENT ON COLUMN public.api_keys.parent_key_id IS 'The key that made it: revoking that one revokes this one.';
+COMMENT ON COLUMN public.api_keys.prefix IS 'The first characters of the key, which are no secret.';
+COMMENT ON COLUMN public.api_keys.token_hash IS 'SHA-256 of the key (256 random bits).';
+COMMENT ON COLUMN public.api_keys.token_epoch IS 'The tenant''s token epoch when it was made: a restore must not bring back what was revoked since.';
+COMMENT ON COLUMN public.api_keys.deleted_at IS 'When it was revoked.';
+CREATE INDEX api_keys_company_id_idx ON public.api_keys (company_id);
+CREATE INDEX api_keys_user_id_idx ON public.api_keys (user_id);
+CREATE INDEX api_keys_parent_key_id_idx ON public.api_keys (parent_key_id);

@@ -48,6 +48,9 @@ type Standing struct {
 	catalogue *catalogue
 }
 
+// CompanyID is the company that the standing is in; 0 where there is none.
+func (s Standing) CompanyID() int64 { return s.companyID }
+
 // Allows tells whether the permission is held.
 func (s Standing) Allows(p Permission) bool {
 	id, known := s.catalogue.id(p)

@@ -284,7 +284,14 @@ func TestSec40TokensAreStoredHashed(t *testing.T) {
 	if len(first)-len("ovr_")-22 < 43 { // 256 bits in base64url
 		t.Errorf("the refresh token is short: %d characters", len(first))
 	}
-	conn := testdb.Connect(t, n.A.AdminURL)
+	notStored(t, n.A, access, first, second, first[26:], second[26:])
+}
+
+// notStored fails the test if one of the secrets is in the tenant's database
+// as it is.
+func notStored(t *testing.T, tenant tenanttest.Tenant, secrets ...string) {
+	t.Helper()
+	conn := testdb.Connect(t, tenant.AdminURL)
 	rows, err := conn.Query(t.Context(), "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'ouvira', 'ledger')")
 	if err != nil {
 		t.Fatal(err)
@@ -301,8 +308,8 @@ func TestSec40TokensAreStoredHashed(t *testing.T) {
 		t.Fatalf("only %v", tables)
 	}
 	for _, table := range tables {
-		for _, token := range []string{access, first, second, first[26:], second[26:]} {
-			found := value[bool](t, n.A, "SELECT EXISTS (SELECT FROM "+table+" r WHERE strpos(r::text, $1) > 0 OR strpos(r::text, encode($1::bytea, 'hex')) > 0)", token)
+		for _, token := range secrets {
+			found := value[bool](t, tenant, "SELECT EXISTS (SELECT FROM "+table+" r WHERE strpos(r::text, $1) > 0 OR strpos(r::text, encode($1::bytea, 'hex')) > 0)", token)
 			if found {
 				t.Errorf("a token is in %s as it is", table)
 			}

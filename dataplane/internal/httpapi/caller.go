@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/audit"
@@ -30,7 +31,30 @@ func (c *caller) subject() access.Subject {
 
 // who is the caller as the audit writes them down.
 func (c *caller) who() audit.Who {
-	return audit.Who{UserID: &c.Actor.ID, Display: c.FullName, IP: c.client.IP, RequestID: c.client.RequestID}
+	who := audit.Who{UserID: &c.Actor.ID, Display: c.FullName, IP: c.client.IP, RequestID: c.client.RequestID}
+	if c.Key != nil {
+		who.OnBehalf = "API key " + c.Key.Name
+	}
+	return who
+}
+
+// standing is what the caller may do in a company. A key sees the companies
+// that it works in.
+func (c *caller) standing(ctx context.Context, db pg.Querier, companyID int64) (access.Standing, error) {
+	standing, err := c.server.Access.Standing(ctx, db, c.subject(), companyID)
+	if err != nil || c.Key == nil {
+		return standing, err
+	}
+	return c.reached(ctx, db, standing)
+}
+
+// reached is the standing where the key works, and none elsewhere.
+func (c *caller) reached(ctx context.Context, db pg.Querier, standing access.Standing) (access.Standing, error) {
+	reaches, err := c.server.Identity.KeyReaches(ctx, db, c.Key, standing.CompanyID())
+	if err != nil || !reaches {
+		return access.Standing{}, err
+	}
+	return standing, nil
 }
 
 // require refuses the request unless the caller holds the operation's declared
@@ -44,7 +68,7 @@ func (c *caller) require(ctx context.Context, db pg.Querier, companyID int64) er
 
 // requireAlso asks for another permission than the declared one.
 func (c *caller) requireAlso(ctx context.Context, db pg.Querier, companyID int64, p access.Permission) error {
-	standing, err := c.server.Access.Standing(ctx, db, c.subject(), companyID)
+	standing, err := c.standing(ctx, db, companyID)
 	if err != nil {
 		return err
 	}
@@ -64,6 +88,9 @@ func (c *caller) requireAlso(ctx context.Context, db pg.Querier, companyID int64
 func (c *caller) requireHome(ctx context.Context, db pg.Querier) error {
 	c.asked = true
 	standing, err := c.server.Access.AtHome(ctx, db, c.subject())
+	if err == nil && c.Key != nil {
+		standing, err = c.reached(ctx, db, standing)
+	}
 	if err != nil {
 		return err
 	}
@@ -75,7 +102,7 @@ func (c *caller) requireHome(ctx context.Context, db pg.Querier) error {
 
 // may tells whether the caller holds a permission in a company that they see.
 func (c *caller) may(ctx context.Context, db pg.Querier, companyID int64, p access.Permission) (bool, error) {
-	standing, err := c.server.Access.Standing(ctx, db, c.subject(), companyID)
+	standing, err := c.standing(ctx, db, companyID)
 	return err == nil && standing.Visible && c.allows(standing, p), err
 }
 
@@ -83,13 +110,34 @@ func (c *caller) may(ctx context.Context, db pg.Querier, companyID int64, p acce
 // a list without a company shows. None is not an error, but an empty list.
 func (c *caller) companies(ctx context.Context, db pg.Querier) ([]int64, error) {
 	c.asked = true
-	return c.server.Access.Companies(ctx, db, c.subject(), c.op.permission)
+	if !c.narrowed(c.op.permission) {
+		return nil, nil
+	}
+	companies, err := c.server.Access.Companies(ctx, db, c.subject(), c.op.permission)
+	if err != nil || c.Key == nil {
+		return companies, err
+	}
+	reached, err := c.server.Identity.KeyCompanies(ctx, db, c.Key)
+	return slices.DeleteFunc(companies, func(id int64) bool { return !slices.Contains(reached, id) }), err
 }
 
 // allows is the one place where a credential that may do less than its user
 // (an API key, a support session) narrows what the user may do.
 func (c *caller) allows(standing access.Standing, p access.Permission) bool {
-	return standing.Allows(p)
+	return standing.Allows(p) && c.narrowed(p)
+}
+
+// narrowed tells whether the credential lets the permission through.
+func (c *caller) narrowed(p access.Permission) bool {
+	return c.Key == nil || c.Key.Holds(string(p))
+}
+
+// admitted refuses operations that are not for the credential.
+func (c *caller) admitted() error {
+	if c.Key != nil && c.op.ofOneself && !c.op.machines {
+		return fault.Forbidden("This belongs to a person and is not for API keys. Sign in to do it.").Code("not_for_api_keys")
+	}
+	return nil
 }
 
 // giver is the caller as one who gives roles and takes them.

@@ -177,7 +177,11 @@ func (s *server) limitAll(hctx huma.Context, next func(huma.Context)) {
 func (s *server) count(sc *scope) error {
 	r := sc.tenant.Route
 	var v limit.Verdict
-	if user := sc.verified.UserID; user != 0 {
+	if sc.verified.ByKey() {
+		// Whether there is such a key is known after a query: who guesses is
+		// counted too.
+		v = s.addresses.Take(r.TenantID, r.Settings.Limit(route.LimitSignedInPerUser), network(sc.client.IP))
+	} else if user := sc.verified.UserID; user != 0 {
 		v = s.users.Take(r.TenantID, r.Settings.Limit(route.LimitSignedInPerUser), user)
 	} else {
 		v = s.addresses.Take(r.TenantID, r.Settings.Limit(route.LimitAnonymousPerAddress), network(sc.client.IP))

@@ -22,6 +22,7 @@ type operation struct {
 	permission access.Permission // that the handler must ask for
 	ofOneself  bool              // a login is enough: it touches what is the caller's own
 	dormant    bool              // may write in a company that is deactivated
+	machines   bool              // an API key may call it, though it is of oneself
 }
 
 // op describes an operation. Its tag is the first segment of the path. It says
@@ -45,6 +46,13 @@ func (o operation) needs(p access.Permission) operation {
 // is the caller's own.
 func (o operation) own() operation {
 	o.ofOneself = true
+	return o
+}
+
+// evenMachines lets API keys call an operation that is the caller's own. They
+// are refused otherwise: a key has no password, no sessions and no profile.
+func (o operation) evenMachines() operation {
+	o.machines = true
 	return o
 }
 

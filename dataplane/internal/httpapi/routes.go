@@ -46,7 +46,7 @@ func (s *server) authRoutes(api huma.API) {
 
 func (s *server) accountRoutes(api huma.API) {
 	open(s, api, op(post, "/account/register", "register", "Make an account and sign in", created), s.register)
-	read(s, api, op(get, "/account/me", "me", "Who is signed in", ok).own(), s.me)
+	read(s, api, op(get, "/account/me", "me", "Who is signed in", ok).own().evenMachines(), s.me)
 	read(s, api, op(get, "/account/profile", "profile", "One's own profile", ok).own(), s.me)
 }
 
@@ -71,7 +71,11 @@ func (s *server) passwordRoutes(api huma.API) {
 }
 
 // machineRoutes: API keys, and the support that owners let in.
-func (s *server) machineRoutes(_ huma.API) {}
+func (s *server) machineRoutes(api huma.API) {
+	read(s, api, op(get, "/account/api-keys", "list-api-keys", "API keys of one's companies", ok).needs(access.APIKeyRead), s.listAPIKeys)
+	write(s, api, op(post, "/account/api-keys", "create-api-key", "Make an API key", created).needs(access.APIKeyCreate), s.createAPIKey)
+	write(s, api, op(remove, "/account/api-keys/{id}", "revoke-api-key", "Revoke an API key", nothing).needs(access.APIKeyRevoke).evenDeactivated(), s.revokeAPIKey)
+}
 
 func (s *server) invitationRoutes(_ huma.API) {}
 

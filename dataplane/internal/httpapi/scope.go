@@ -148,5 +148,6 @@ func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope, o *
 		return nil, err
 	}
 	httpserver.Annotate(ctx, "user_id", actor.ID)
-	return &caller{scope: sc, Actor: actor, server: s, op: o}, nil
+	c := &caller{scope: sc, Actor: actor, server: s, op: o}
+	return c, c.admitted()
 }

@@ -44,10 +44,15 @@ type Verified struct {
 	UserID    int64
 	SessionID uuid.UUID
 
+	keyHash []byte // of an API key: nothing else is known of it
+
 	kid     string
 	epoch   int64
 	expires time.Time
 }
+
+// ByKey tells whether this is an API key, of which only the shape was checked.
+func (v Verified) ByKey() bool { return v.keyHash != nil }
 
 type claims struct {
 	jwt.RegisteredClaims
@@ -108,8 +113,8 @@ func refused(cause error) error {
 		Code("invalid_token").Because(cause)
 }
 
-// Verify checks an access token against the tenant's public keys. It asks
-// nothing of any database. What can change while a token lives (its key, the
+// Verify checks an access token against the tenant's public keys, and an API
+// key by its shape and tenant. It asks nothing of any database. What can change while a token lives (its key, the
 // tenant's epoch, the time) is checked each time, cached or not.
 func (a *AccessTokens) Verify(tenant *route.Route, token string) (Verified, error) {
 	if token == "" || len(token) > maxTokenBytes {
@@ -117,6 +122,13 @@ func (a *AccessTokens) Verify(tenant *route.Route, token string) (Verified, erro
 	}
 	if tenant.TenantID == uuid.Nil {
 		return Verified{}, refused(errors.New("the tenant has no id, so no token can be meant for it"))
+	}
+	if looksLikeKey(token) {
+		v, err := verifyKey(tenant.TenantID, tenant.TokenEpoch, token)
+		if err != nil {
+			return Verified{}, refused(err)
+		}
+		return v, nil
 	}
 	hash := sha256.New()
 	hash.Write(tenant.TenantID[:])

@@ -107,9 +107,10 @@ type Profile struct {
 type Actor struct {
 	Profile
 
-	SessionID  uuid.UUID
+	SessionID  uuid.UUID // of a session; zero with an API key
 	AuthzEpoch int64
 	AskedAt    time.Time // by the clock of the tenant's database
+	Key        *UsedKey  // with an API key
 }
 
 // Tokens are what a client signs in with.

@@ -26,11 +26,16 @@ const (
 	actionSignupVerified = "signup_verified"
 	actionSignupOfUser   = "signup_of_existing_user"
 	actionCodeRefused    = "code_refused"
+	actionKeyCreated     = "api_key_created"
+	actionKeyRevoked     = "api_key_revoked"
 )
 
 // Authenticate is the first statement of a request: one round trip for the
-// session, its user and the authorization epoch.
+// session (or API key), its user and the authorization epoch.
 func (s *Service) Authenticate(ctx context.Context, db pg.Querier, v Verified) (Actor, error) {
+	if v.ByKey() {
+		return s.authenticateKey(ctx, db, v)
+	}
 	row, err := s.queries.Authenticate(ctx, db, dbsqlc.AuthenticateParams{SessionID: v.SessionID, UserID: v.UserID})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Actor{}, refused(errors.New("the session has ended, or its user is disabled"))
