@@ -2,6 +2,7 @@ package password
 
 import (
 	_ "embed"
+	"fmt"
 	"strings"
 	"sync"
 	"unicode"
@@ -11,10 +12,12 @@ import (
 )
 
 // The policy: length and a blocklist, no composition rules (they make people
-// choose worse passwords; NIST SP 800-63B).
+// choose worse passwords; NIST SP 800-63B). Who proves a second factor as well
+// may do with a shorter one.
 const (
-	MinRunes = 12
-	MaxBytes = 1024
+	MinRunes                 = 12
+	MinRunesWithSecondFactor = 8
+	MaxBytes                 = 1024
 )
 
 //go:embed common.txt
@@ -33,14 +36,20 @@ var common = sync.OnceValue(func() map[string]struct{} {
 
 // CheckPolicy refuses passwords that are too short, too long, or among the
 // first that an attacker tries. The fault names the field "password".
-func CheckPolicy(pw string) error {
+func CheckPolicy(pw string) error { return check(pw, MinRunes) }
+
+// CheckPolicyWithSecondFactor is CheckPolicy for the password of somebody who
+// has a second factor.
+func CheckPolicyWithSecondFactor(pw string) error { return check(pw, MinRunesWithSecondFactor) }
+
+func check(pw string, minRunes int) error {
 	switch {
 	case len(pw) > MaxBytes:
 		return tooLong()
 	case !utf8.ValidString(pw):
 		return refused("not_text", "The password is not valid UTF-8 text.")
-	case utf8.RuneCountInString(pw) < MinRunes:
-		return refused("too_short", "The password needs at least 12 characters. A few words in a row do well.")
+	case utf8.RuneCountInString(pw) < minRunes:
+		return refused("too_short", fmt.Sprintf("The password needs at least %d characters. A few words in a row do well.", minRunes))
 	case isCommon(pw):
 		return refused("too_common", "This password is among the first that are guessed. Choose another one.")
 	}

@@ -82,28 +82,6 @@ func (s *server) logout(ctx context.Context, tx pgx.Tx, c *caller, in *logoutInp
 	return nil, s.Identity.Logout(ctx, c.tenant, tx, c.Actor, refresh, c.client)
 }
 
-type resetPasswordInput struct {
-	Body struct {
-		Token    string `json:"token" minLength:"1" maxLength:"256" doc:"From the mailed link."`
-		Password string `json:"password" minLength:"1" maxLength:"1024" format:"password" doc:"At least 12 characters."`
-	}
-}
-
-type messageOutput struct {
-	Body struct {
-		Message string `json:"message"`
-	}
-}
-
-func (s *server) resetPassword(ctx context.Context, sc *scope, in *resetPasswordInput) (*messageOutput, error) {
-	if err := s.Identity.SetPassword(ctx, sc.tenant, in.Body.Token, in.Body.Password, sc.client); err != nil {
-		return nil, err
-	}
-	var out messageOutput
-	out.Body.Message = "The password is set. Sign in with it."
-	return &out, nil
-}
-
 type jwksOutput struct {
 	CacheControl string `header:"Cache-Control"`
 	Body         struct {

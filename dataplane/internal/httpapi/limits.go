@@ -34,7 +34,7 @@ var limits = map[string][]rule{
 	"login-2fa-verify-backup": {perAddress(route.LimitLoginPerAddress), perField(route.LimitSecondFactorPerLogin, "session_id")},
 	"register":                {perAddress(route.LimitLoginPerAddress)},
 	"reset-password":          {perAddress(route.LimitLoginPerAddress)},
-	"forgot-password":         {perAddress(route.LimitResetMailPerAddress), perField(route.LimitResetMailPerAccount, "identifier")},
+	"forgot-password":         {perAddress(route.LimitResetMailPerAddress), perField(route.LimitResetMailPerAccount, "identifier"), perField(route.LimitResetMailPerAccount, "email")},
 	"signup":                  {perAddress(route.LimitOTPSendPerAddress), perField(route.LimitOTPSendPerNumber, "primary_mobile")},
 	"resend-otp":              {perAddress(route.LimitOTPSendPerAddress), perField(route.LimitOTPSendPerNumber, "primary_mobile")},
 	"verify-otp":              {perField(route.LimitOTPVerifyPerNumber, "primary_mobile")},

@@ -139,6 +139,40 @@ func write[I, O any](s *server, api huma.API, o operation, handle func(context.C
 	})
 }
 
+// act registers an operation of somebody who is signed in that takes its
+// connections itself, because it computes or waits in between: one that hashes
+// passwords or speaks to another service. The connection that told who it is
+// has been given back when handle begins; handle uses caller.tenant.Do, and
+// repeats in its own transaction what must still be true there.
+func act[I, O any](s *server, api huma.API, o operation, handle func(context.Context, *caller, *I) (*O, error)) {
+	s.declare(&o)
+	within := limiter[I](s, o.OperationID)
+	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
+		sc := scopeOf(ctx)
+		if err := within(ctx, in); err != nil {
+			return nil, err
+		}
+		var c *caller
+		err := sc.tenant.Do(ctx, func(db identity.Conn) error {
+			var err error
+			c, err = s.authenticate(ctx, db, sc, &o)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.writes = true
+		out, err := handle(ctx, c, in)
+		if err == nil {
+			err = c.checked()
+		}
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	})
+}
+
 // declare refuses an operation that does not say who may call it, and puts
 // what it says into the document.
 func (s *server) declare(o *operation) {

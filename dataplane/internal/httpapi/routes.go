@@ -22,7 +22,8 @@ const (
 
 // routes is the whole surface: how, where, what it is called, what it answers,
 // who may. An operation is open to anyone, or reads as somebody, or writes as
-// somebody (in one transaction).
+// somebody (in one transaction), or acts as somebody (with connections that it
+// takes when it needs them).
 func (s *server) routes(api huma.API) {
 	s.authRoutes(api)
 	s.signupRoutes(api)
@@ -67,6 +68,8 @@ func (s *server) signupRoutes(api huma.API) {
 }
 
 func (s *server) passwordRoutes(api huma.API) {
+	open(s, api, op(post, "/auth/password/forgot", "forgot-password", "Mail a link with which to set a new password", ok), s.forgotPassword)
+	act(s, api, op(post, "/account/change-password", "change-password", "Change one's own password, which ends one's other sessions", ok).own(), s.changePassword)
 	open(s, api, op(post, "/auth/password/reset", "reset-password", "Set a password with the token of a mailed link", ok), s.resetPassword)
 }
 

@@ -43,12 +43,12 @@ type AccessTokens struct {
 type Verified struct {
 	UserID    int64
 	SessionID uuid.UUID
+	Expires   time.Time
 
 	keyHash []byte // of an API key: nothing else is known of it
 
-	kid     string
-	epoch   int64
-	expires time.Time
+	kid   string
+	epoch int64
 }
 
 // ByKey tells whether this is an API key, of which only the shape was checked.
@@ -78,7 +78,31 @@ func NewAccessTokens(scheme, baseDomain, port string) (*AccessTokens, error) {
 // Issuer is the platform address of the tenant: of its slug, which never
 // changes, whatever domains it has.
 func (a *AccessTokens) Issuer(tenant *route.Route) string {
-	host := tenant.Slug + "." + a.domain
+	return a.address(tenant.Slug + "." + a.domain)
+}
+
+// Link leads to a page with a token in its query: to the tenant's own page
+// where it has set one, else to the path at its primary domain. Both are what
+// is stored of the tenant; what a request says of hosts has no part in it.
+func (a *AccessTokens) Link(tenant *route.Route, page, path, token string) (string, error) {
+	if page == "" {
+		host := tenant.Slug + "." + a.domain
+		if tenant.CustomPrimary && len(tenant.Hosts) > 0 {
+			host = tenant.Hosts[0]
+		}
+		page = a.address(host) + path
+	}
+	u, err := url.Parse(page)
+	if err != nil {
+		return "", errors.New("the page that the tenant has set for its links is not a URL")
+	}
+	query := u.Query()
+	query.Set("token", token)
+	u.RawQuery = query.Encode()
+	return u.String(), nil
+}
+
+func (a *AccessTokens) address(host string) string {
 	if a.port != "" {
 		host = net.JoinHostPort(host, a.port)
 	}
@@ -145,7 +169,7 @@ func (a *AccessTokens) Verify(tenant *route.Route, token string) (Verified, erro
 		a.verified.Add(cacheKey, v)
 	}
 	_, keyKnown := publicJWK(tenant, v.kid)
-	if !keyKnown || v.epoch != tenant.TokenEpoch || a.now().After(v.expires.Add(leeway)) {
+	if !keyKnown || v.epoch != tenant.TokenEpoch || a.now().After(v.Expires.Add(leeway)) {
 		a.verified.Remove(cacheKey)
 		return Verified{}, refused(errors.New("the token has expired, or its key or epoch has been withdrawn"))
 	}
@@ -179,7 +203,7 @@ func (a *AccessTokens) parse(tenant *route.Route, token string) (Verified, error
 	if c.Type != typeAccess {
 		return Verified{}, errors.New("the token is not an access token")
 	}
-	v := Verified{kid: kid, epoch: c.Epoch, expires: c.ExpiresAt.Time}
+	v := Verified{kid: kid, epoch: c.Epoch, Expires: c.ExpiresAt.Time}
 	if v.UserID, err = strconv.ParseInt(c.Subject, 10, 64); err != nil {
 		return Verified{}, errors.New("the token's subject is not a user")
 	}

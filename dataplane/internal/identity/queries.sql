@@ -23,12 +23,13 @@ ORDER BY (lower(u.email) = lower(@identifier)) DESC NULLS LAST, (u.primary_mobil
 LIMIT 1;
 
 -- name: CountFailedLogin :exec
--- Counts, locks at the limit, and records it, in one round trip.
+-- Counts, locks at the limit, and records it, in one round trip. What arrives
+-- while the account is locked neither counts nor makes the lock longer.
 WITH counted AS (
     UPDATE public.users u
     SET failed_logins = CASE WHEN u.failed_logins + 1 >= @max_failures::integer THEN 0 ELSE u.failed_logins + 1 END,
         locked_until = CASE WHEN u.failed_logins + 1 >= @max_failures::integer THEN now() + make_interval(secs => @lock_for_seconds) ELSE u.locked_until END
-    WHERE u.id = @user_id::bigint
+    WHERE u.id = @user_id::bigint AND (u.locked_until IS NULL OR u.locked_until <= now())
 )
 INSERT INTO ledger.security_logs (user_id, user_display, action, metadata, ip_address, request_id)
 VALUES (@user_id, @user_display, @action, @metadata, @ip_address, @request_id);
@@ -100,32 +101,6 @@ VALUES (@user_id, @user_display, @action, @metadata, @ip_address, @request_id);
 -- name: SessionOfRefreshToken :one
 SELECT s.id FROM public.refresh_tokens r JOIN public.sessions s ON s.id = r.session_id
 WHERE r.token_hash = @token_hash AND s.user_id = @user_id;
-
--- name: FindPasswordToken :one
-SELECT t.user_id FROM public.password_tokens t JOIN public.users u ON u.id = t.user_id
-WHERE t.token_hash = @token_hash AND t.used_at IS NULL AND t.expires_at > now() AND u.is_active AND u.deleted_at IS NULL;
-
--- name: UsePasswordToken :one
-UPDATE public.password_tokens t SET used_at = now()
-WHERE t.token_hash = @token_hash AND t.used_at IS NULL AND t.expires_at > now()
-RETURNING t.user_id;
-
--- name: SetPassword :one
--- The token went to the user's address: using it proves the address.
-UPDATE public.users u
-SET password_hash = @password_hash, failed_logins = 0, locked_until = NULL, email_verified = u.email IS NOT NULL, updated_at = now()
-WHERE u.id = @id AND u.is_active AND u.deleted_at IS NULL
-RETURNING u.full_name;
-
--- name: EndAfterPasswordChange :exec
-WITH tokens AS (
-    UPDATE public.password_tokens t SET used_at = now() WHERE t.user_id = @user_id::bigint AND t.used_at IS NULL
-), sessions AS (
-    UPDATE public.sessions s SET revoked_at = now(), revoked_reason = 'password changed'
-    WHERE s.user_id = @user_id::bigint AND s.revoked_at IS NULL
-)
-INSERT INTO ledger.security_logs (user_id, user_display, action, metadata, ip_address, request_id)
-VALUES (@user_id, @user_display, @action, @metadata, @ip_address, @request_id);
 
 -- name: SigningKey :one
 SELECT k.private_sealed FROM ouvira.signing_keys k WHERE k.kid = @kid AND k.retired_at IS NULL;

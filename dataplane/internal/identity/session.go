@@ -16,12 +16,15 @@ import (
 
 // Actions in the security log.
 const (
-	actionRegister      = "register"
-	actionLogin         = "login"
-	actionLoginFailed   = "login_failed"
-	actionLogout        = "logout"
-	actionRefreshReused = "refresh_reused"
-	actionPasswordSet   = "password_set"
+	actionRegister       = "register"
+	actionLogin          = "login"
+	actionLoginFailed    = "login_failed"
+	actionLogout         = "logout"
+	actionRefreshReused  = "refresh_reused"
+	actionSessionEnded   = "session_ended"
+	actionPasswordForgot = "password_forgot"
+	actionPasswordSet    = "password_set"
+	actionPasswordWrong  = "password_wrong" // asked of somebody who is signed in
 
 	actionSignupVerified = "signup_verified"
 	actionSignupOfUser   = "signup_of_existing_user"

@@ -85,7 +85,7 @@ WITH counted AS (
     UPDATE public.users u
     SET failed_logins = CASE WHEN u.failed_logins + 1 >= $7::integer THEN 0 ELSE u.failed_logins + 1 END,
         locked_until = CASE WHEN u.failed_logins + 1 >= $7::integer THEN now() + make_interval(secs => $8) ELSE u.locked_until END
-    WHERE u.id = $1::bigint
+    WHERE u.id = $1::bigint AND (u.locked_until IS NULL OR u.locked_until <= now())
 )
 INSERT INTO ledger.security_logs (user_id, user_display, action, metadata, ip_address, request_id)
 VALUES ($1, $2, $3, $4, $5, $6)
@@ -102,7 +102,8 @@ type CountFailedLoginParams struct {
 	LockForSeconds float64
 }
 
-// Counts, locks at the limit, and records it, in one round trip.
+// Counts, locks at the limit, and records it, in one round trip. What arrives
+// while the account is locked neither counts nor makes the lock longer.
 func (q *Queries) CountFailedLogin(ctx context.Context, db DBTX, arg CountFailedLoginParams) error {
 	_, err := db.Exec(ctx, countFailedLogin,
 		arg.UserID,
@@ -177,38 +178,6 @@ func (q *Queries) CreateUser(ctx context.Context, db DBTX, arg CreateUserParams)
 	return i, err
 }
 
-const endAfterPasswordChange = `-- name: EndAfterPasswordChange :exec
-WITH tokens AS (
-    UPDATE public.password_tokens t SET used_at = now() WHERE t.user_id = $1::bigint AND t.used_at IS NULL
-), sessions AS (
-    UPDATE public.sessions s SET revoked_at = now(), revoked_reason = 'password changed'
-    WHERE s.user_id = $1::bigint AND s.revoked_at IS NULL
-)
-INSERT INTO ledger.security_logs (user_id, user_display, action, metadata, ip_address, request_id)
-VALUES ($1, $2, $3, $4, $5, $6)
-`
-
-type EndAfterPasswordChangeParams struct {
-	UserID      *int64
-	UserDisplay string
-	Action      string
-	Metadata    json.RawMessage
-	IPAddress   *netip.Addr
-	RequestID   string
-}
-
-func (q *Queries) EndAfterPasswordChange(ctx context.Context, db DBTX, arg EndAfterPasswordChangeParams) error {
-	_, err := db.Exec(ctx, endAfterPasswordChange,
-		arg.UserID,
-		arg.UserDisplay,
-		arg.Action,
-		arg.Metadata,
-		arg.IPAddress,
-		arg.RequestID,
-	)
-	return err
-}
-
 const familyOfRefreshToken = `-- name: FamilyOfRefreshToken :one
 SELECT session_id FROM public.refresh_tokens WHERE token_hash = $1
 `
@@ -251,18 +220,6 @@ func (q *Queries) FindCredentials(ctx context.Context, db DBTX, identifier strin
 		&i.Locked,
 	)
 	return i, err
-}
-
-const findPasswordToken = `-- name: FindPasswordToken :one
-SELECT t.user_id FROM public.password_tokens t JOIN public.users u ON u.id = t.user_id
-WHERE t.token_hash = $1 AND t.used_at IS NULL AND t.expires_at > now() AND u.is_active AND u.deleted_at IS NULL
-`
-
-func (q *Queries) FindPasswordToken(ctx context.Context, db DBTX, tokenHash []byte) (int64, error) {
-	row := db.QueryRow(ctx, findPasswordToken, tokenHash)
-	var user_id int64
-	err := row.Scan(&user_id)
-	return user_id, err
 }
 
 const lockRefreshToken = `-- name: LockRefreshToken :one
@@ -425,26 +382,6 @@ func (q *Queries) SessionOfRefreshToken(ctx context.Context, db DBTX, arg Sessio
 	return id, err
 }
 
-const setPassword = `-- name: SetPassword :one
-UPDATE public.users u
-SET password_hash = $1, failed_logins = 0, locked_until = NULL, email_verified = u.email IS NOT NULL, updated_at = now()
-WHERE u.id = $2 AND u.is_active AND u.deleted_at IS NULL
-RETURNING u.full_name
-`
-
-type SetPasswordParams struct {
-	PasswordHash *string
-	ID           int64
-}
-
-// The token went to the user's address: using it proves the address.
-func (q *Queries) SetPassword(ctx context.Context, db DBTX, arg SetPasswordParams) (string, error) {
-	row := db.QueryRow(ctx, setPassword, arg.PasswordHash, arg.ID)
-	var full_name string
-	err := row.Scan(&full_name)
-	return full_name, err
-}
-
 const signIn = `-- name: SignIn :one
 UPDATE public.users u
 SET failed_logins = 0, locked_until = NULL, last_login = now(),
@@ -556,17 +493,4 @@ func (q *Queries) StartSession(ctx context.Context, db DBTX, arg StartSessionPar
 		arg.IdleSeconds,
 	)
 	return err
-}
-
-const usePasswordToken = `-- name: UsePasswordToken :one
-UPDATE public.password_tokens t SET used_at = now()
-WHERE t.token_hash = $1 AND t.used_at IS NULL AND t.expires_at > now()
-RETURNING t.user_id
-`
-
-func (q *Queries) UsePasswordToken(ctx context.Context, db DBTX, tokenHash []byte) (int64, error) {
-	row := db.QueryRow(ctx, usePasswordToken, tokenHash)
-	var user_id int64
-	err := row.Scan(&user_id)
-	return user_id, err
 }
