@@ -55,6 +55,13 @@ func (s *server) companyRoutes(api huma.API) {
 	read(s, api, op(get, "/company", "list-companies", "Companies that one can see", ok).own(), s.listCompanies)
 	write(s, api, op(post, "/company", "create-company", "Make a company and become its owner", created).own(), s.createCompany)
 	read(s, api, op(get, "/company/{id}", "get-company", "One company", ok).needs(access.CompanyRead), s.getCompany)
+	write(s, api, op(put, "/company/{id}", "replace-company", "Change a company; what is absent stays", ok).needs(access.CompanyEdit).evenDeactivated(), s.replaceCompany)
+	write(s, api, op(patch, "/company/{id}", "patch-company", "Change a company, move it, or turn it on and off", ok).needs(access.CompanyEdit).evenDeactivated(), s.patchCompany)
+	write(s, api, op(remove, "/company/{id}", "delete-company", "Delete a company that has no subsidiaries", nothing).needs(access.CompanyDelete).evenDeactivated(), s.deleteCompany)
+	read(s, api, op(get, "/company/{id}/tree", "company-tree", "A company with those below it that one can see", ok).needs(access.CompanyRead), s.companyTree)
+	read(s, api, op(get, "/company/{id}/settings", "get-company-settings", "A company's settings", ok).needs(access.CompanyRead), s.getSettings)
+	write(s, api, op(put, "/company/{id}/settings", "replace-company-settings", "Change a company's settings; what is absent stays", ok).needs(access.CompanySettings), s.changeSettings)
+	write(s, api, op(patch, "/company/{id}/settings", "patch-company-settings", "Change some of a company's settings", ok).needs(access.CompanySettings), s.changeSettings)
 }
 
 // signupRoutes: accounts by phone, and the second factor.

@@ -3,19 +3,3 @@
 //   sqlc v1.31.1
 
 package dbsqlc
-
-import (
-	"encoding/json"
-	"time"
-)
-
-type CompanySetting struct {
-	CompanyID            int64
-	DefaultLanguage      string
-	DefaultCurrency      string
-	Timezone             string
-	FiscalYearStartMonth int16
-	FeatureFlags         json.RawMessage
-	CreatedAt            time.Time
-	UpdatedAt            time.Time
-}

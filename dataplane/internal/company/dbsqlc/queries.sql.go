@@ -11,6 +11,21 @@ import (
 	"time"
 )
 
+const activeAbove = `-- name: ActiveAbove :one
+SELECT COALESCE(bool_and(a.status = 'active'), true)::boolean
+FROM public.company_paths p JOIN public.companies a ON a.id = p.ancestor_id
+WHERE p.descendant_id = $1 AND p.depth > 0
+`
+
+// Whether every company above one is active. Of a company without one above
+// it, it is.
+func (q *Queries) ActiveAbove(ctx context.Context, db DBTX, id int64) (bool, error) {
+	row := db.QueryRow(ctx, activeAbove, id)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const addOwner = `-- name: AddOwner :exec
 WITH membership AS (
     INSERT INTO public.user_companies (user_id, company_id, is_primary_company)
@@ -33,32 +48,32 @@ func (q *Queries) AddOwner(ctx context.Context, db DBTX, arg AddOwnerParams) err
 	return err
 }
 
-const ancestorDeactivated = `-- name: AncestorDeactivated :one
-WITH RECURSIVE up AS (
-    SELECT c.id, c.parent_company_id, c.status FROM public.companies c WHERE c.id = $1
-    UNION
-    SELECT p.id, p.parent_company_id, p.status FROM public.companies p JOIN up ON up.parent_company_id = p.id
-)
-SELECT COALESCE(bool_or(up.status <> 'active'), false)::boolean FROM up
+const choosePrimary = `-- name: ChoosePrimary :exec
+UPDATE public.user_companies m SET is_primary_company = true, updated_at = now()
+WHERE m.id IN (
+    SELECT DISTINCT ON (o.user_id) o.id FROM public.user_companies o
+    JOIN public.companies c ON c.id = o.company_id AND c.deleted_at IS NULL
+    WHERE o.user_id = ANY($1::bigint[]) AND o.is_active
+      AND NOT EXISTS (SELECT FROM public.user_companies p WHERE p.user_id = o.user_id AND p.is_primary_company)
+    ORDER BY o.user_id, o.joined_at, o.id)
 `
 
-func (q *Queries) AncestorDeactivated(ctx context.Context, db DBTX, id int64) (bool, error) {
-	row := db.QueryRow(ctx, ancestorDeactivated, id)
-	var column_1 bool
-	err := row.Scan(&column_1)
-	return column_1, err
+// Who has lost their primary company gets the one that they have been in for
+// longest.
+func (q *Queries) ChoosePrimary(ctx context.Context, db DBTX, userIds []int64) error {
+	_, err := db.Exec(ctx, choosePrimary, userIds)
+	return err
 }
 
 const countVisible = `-- name: CountVisible :one
-WITH RECURSIVE visible AS (
-    SELECT m.company_id AS id,
-           EXISTS (SELECT FROM public.user_company_roles a WHERE a.user_company_id = m.id AND a.scope = 'subtree'
-                   AND (a.expires_at IS NULL OR a.expires_at > now())) AS subtree
-    FROM public.user_companies m WHERE m.user_id = $1 AND m.is_active
+SELECT count(*) FROM public.companies c WHERE c.deleted_at IS NULL AND c.id IN (
+    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $1 AND m.is_active
     UNION
-    SELECT c.id, true FROM public.companies c JOIN visible v ON c.parent_company_id = v.id AND v.subtree
-)
-SELECT count(*) FROM public.companies c WHERE c.deleted_at IS NULL AND c.id IN (SELECT visible.id FROM visible)
+    SELECT p.descendant_id FROM public.user_companies m
+    JOIN public.user_company_roles a ON a.user_company_id = m.id AND a.scope = 'subtree' AND (a.expires_at IS NULL OR a.expires_at > now())
+    JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
+    JOIN public.company_paths p ON p.ancestor_id = m.company_id
+    WHERE m.user_id = $1 AND m.is_active)
 `
 
 func (q *Queries) CountVisible(ctx context.Context, db DBTX, userID int64) (int64, error) {
@@ -69,13 +84,14 @@ func (q *Queries) CountVisible(ctx context.Context, db DBTX, userID int64) (int6
 }
 
 const create = `-- name: Create :one
-INSERT INTO public.companies (name, description, address, parent_company_id, is_parent_company, create_by)
-VALUES ($1, $2, $3, $4, $5, $6::bigint)
-RETURNING id, name, logo, description, address, parent_company_id, is_parent_company, status, create_by, created_at, updated_at, deleted_at
+INSERT INTO public.companies (name, logo, description, address, parent_company_id, is_parent_company, create_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7::bigint)
+RETURNING id
 `
 
 type CreateParams struct {
 	Name            string
+	Logo            *string
 	Description     string
 	Address         string
 	ParentCompanyID *int64
@@ -83,95 +99,79 @@ type CreateParams struct {
 	CreateBy        int64
 }
 
-type CreateRow struct {
-	ID              int64
-	Name            string
-	Logo            *string
-	Description     string
-	Address         string
-	ParentCompanyID *int64
-	IsParentCompany bool
-	Status          string
-	CreateBy        *int64
-	CreatedAt       time.Time
-	UpdatedAt       time.Time
-	DeletedAt       *time.Time
-}
-
-func (q *Queries) Create(ctx context.Context, db DBTX, arg CreateParams) (CreateRow, error) {
+func (q *Queries) Create(ctx context.Context, db DBTX, arg CreateParams) (int64, error) {
 	row := db.QueryRow(ctx, create,
 		arg.Name,
+		arg.Logo,
 		arg.Description,
 		arg.Address,
 		arg.ParentCompanyID,
 		arg.IsParentCompany,
 		arg.CreateBy,
 	)
-	var i CreateRow
-	err := row.Scan(
-		&i.ID,
-		&i.Name,
-		&i.Logo,
-		&i.Description,
-		&i.Address,
-		&i.ParentCompanyID,
-		&i.IsParentCompany,
-		&i.Status,
-		&i.CreateBy,
-		&i.CreatedAt,
-		&i.UpdatedAt,
-		&i.DeletedAt,
-	)
-	return i, err
+	var id int64
+	err := row.Scan(&id)
+	return id, err
 }
 
-const createSettings = `-- name: CreateSettings :one
+const createSettings = `-- name: CreateSettings :exec
 INSERT INTO public.company_settings (company_id) VALUES ($1)
-RETURNING company_id, default_language, default_currency, timezone, fiscal_year_start_month, feature_flags, created_at, updated_at
 `
 
-func (q *Queries) CreateSettings(ctx context.Context, db DBTX, companyID int64) (CompanySetting, error) {
-	row := db.QueryRow(ctx, createSettings, companyID)
-	var i CompanySetting
-	err := row.Scan(
-		&i.CompanyID,
-		&i.DefaultLanguage,
-		&i.DefaultCurrency,
-		&i.Timezone,
-		&i.FiscalYearStartMonth,
-		&i.FeatureFlags,
-		&i.CreatedAt,
-		&i.UpdatedAt,
-	)
-	return i, err
+func (q *Queries) CreateSettings(ctx context.Context, db DBTX, companyID int64) error {
+	_, err := db.Exec(ctx, createSettings, companyID)
+	return err
 }
 
-const getVisible = `-- name: GetVisible :one
-WITH RECURSIVE up AS (
-    SELECT c.id, c.parent_company_id, 0 AS distance FROM public.companies c WHERE c.id = $1
-    UNION
-    SELECT p.id, p.parent_company_id, up.distance + 1 FROM public.companies p JOIN up ON up.parent_company_id = p.id
-)
+const delete = `-- name: Delete :exec
+UPDATE public.companies c SET status = 'deleted', deleted_at = now(), updated_at = now() WHERE c.id = $1
+`
+
+func (q *Queries) Delete(ctx context.Context, db DBTX, id int64) error {
+	_, err := db.Exec(ctx, delete, id)
+	return err
+}
+
+const freePrimary = `-- name: FreePrimary :many
+UPDATE public.user_companies m SET is_primary_company = false, updated_at = now()
+WHERE m.company_id = $1 AND m.is_primary_company
+RETURNING m.user_id
+`
+
+// The company, now deleted, is nobody's primary one any more.
+func (q *Queries) FreePrimary(ctx context.Context, db DBTX, companyID int64) ([]int64, error) {
+	rows, err := db.Query(ctx, freePrimary, companyID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []int64{}
+	for rows.Next() {
+		var user_id int64
+		if err := rows.Scan(&user_id); err != nil {
+			return nil, err
+		}
+		items = append(items, user_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const get = `-- name: Get :one
 SELECT c.id, c.name, c.logo, c.description, c.address, c.parent_company_id, c.is_parent_company, c.status, c.create_by,
        c.created_at, c.updated_at, c.deleted_at,
+       (SELECT bool_and(a.status = 'active') FROM public.company_paths p JOIN public.companies a ON a.id = p.ancestor_id
+        WHERE p.descendant_id = c.id)::boolean AS active,
        s.default_language, s.default_currency, s.timezone, s.fiscal_year_start_month, s.feature_flags,
        s.created_at AS settings_created_at, s.updated_at AS settings_updated_at
 FROM public.companies c
 JOIN public.company_settings s ON s.company_id = c.id
-WHERE c.id = $1 AND c.deleted_at IS NULL AND EXISTS (
-    SELECT FROM up
-    JOIN public.user_companies m ON m.company_id = up.id AND m.user_id = $2 AND m.is_active
-    WHERE up.distance = 0 OR EXISTS (
-        SELECT FROM public.user_company_roles a WHERE a.user_company_id = m.id AND a.scope = 'subtree'
-        AND (a.expires_at IS NULL OR a.expires_at > now())))
+WHERE c.id = $1 AND c.deleted_at IS NULL
 `
 
-type GetVisibleParams struct {
-	CompanyID int64
-	UserID    int64
-}
-
-type GetVisibleRow struct {
+type GetRow struct {
 	ID                   int64
 	Name                 string
 	Logo                 *string
@@ -184,6 +184,7 @@ type GetVisibleRow struct {
 	CreatedAt            time.Time
 	UpdatedAt            time.Time
 	DeletedAt            *time.Time
+	Active               bool
 	DefaultLanguage      string
 	DefaultCurrency      string
 	Timezone             string
@@ -193,9 +194,9 @@ type GetVisibleRow struct {
 	SettingsUpdatedAt    time.Time
 }
 
-func (q *Queries) GetVisible(ctx context.Context, db DBTX, arg GetVisibleParams) (GetVisibleRow, error) {
-	row := db.QueryRow(ctx, getVisible, arg.CompanyID, arg.UserID)
-	var i GetVisibleRow
+func (q *Queries) Get(ctx context.Context, db DBTX, id int64) (GetRow, error) {
+	row := db.QueryRow(ctx, get, id)
+	var i GetRow
 	err := row.Scan(
 		&i.ID,
 		&i.Name,
@@ -209,6 +210,7 @@ func (q *Queries) GetVisible(ctx context.Context, db DBTX, arg GetVisibleParams)
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.DeletedAt,
+		&i.Active,
 		&i.DefaultLanguage,
 		&i.DefaultCurrency,
 		&i.Timezone,
@@ -220,26 +222,38 @@ func (q *Queries) GetVisible(ctx context.Context, db DBTX, arg GetVisibleParams)
 	return i, err
 }
 
+const hasSubsidiaries = `-- name: HasSubsidiaries :one
+SELECT EXISTS (SELECT FROM public.companies c WHERE c.parent_company_id = $1 AND c.deleted_at IS NULL)
+`
+
+func (q *Queries) HasSubsidiaries(ctx context.Context, db DBTX, id *int64) (bool, error) {
+	row := db.QueryRow(ctx, hasSubsidiaries, id)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const listVisible = `-- name: ListVisible :many
-WITH RECURSIVE visible AS (
-    SELECT m.company_id AS id,
-           EXISTS (SELECT FROM public.user_company_roles a WHERE a.user_company_id = m.id AND a.scope = 'subtree'
-                   AND (a.expires_at IS NULL OR a.expires_at > now())) AS subtree
-    FROM public.user_companies m WHERE m.user_id = $3 AND m.is_active
-    UNION
-    SELECT c.id, true FROM public.companies c JOIN visible v ON c.parent_company_id = v.id AND v.subtree
-)
-SELECT c.id, c.name, c.logo, c.status, c.parent_company_id, c.is_parent_company, c.created_at, c.updated_at, c.deleted_at
+SELECT c.id, c.name, c.logo, c.status, c.parent_company_id, c.is_parent_company, c.created_at, c.updated_at, c.deleted_at,
+       (SELECT bool_and(a.status = 'active') FROM public.company_paths p JOIN public.companies a ON a.id = p.ancestor_id
+        WHERE p.descendant_id = c.id)::boolean AS active
 FROM public.companies c
-WHERE c.deleted_at IS NULL AND c.id IN (SELECT visible.id FROM visible)
+WHERE c.deleted_at IS NULL AND c.id IN (
+    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $1 AND m.is_active
+    UNION
+    SELECT p.descendant_id FROM public.user_companies m
+    JOIN public.user_company_roles a ON a.user_company_id = m.id AND a.scope = 'subtree' AND (a.expires_at IS NULL OR a.expires_at > now())
+    JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
+    JOIN public.company_paths p ON p.ancestor_id = m.company_id
+    WHERE m.user_id = $1 AND m.is_active)
 ORDER BY c.id
-LIMIT $2 OFFSET $1
+LIMIT $3 OFFSET $2
 `
 
 type ListVisibleParams struct {
+	UserID   int64
 	SkipRows int32
 	MaxRows  int32
-	UserID   int64
 }
 
 type ListVisibleRow struct {
@@ -252,12 +266,13 @@ type ListVisibleRow struct {
 	CreatedAt       time.Time
 	UpdatedAt       time.Time
 	DeletedAt       *time.Time
+	Active          bool
 }
 
 // A user sees the companies of which they are a member, and those below where
 // a role of theirs reaches the subtree.
 func (q *Queries) ListVisible(ctx context.Context, db DBTX, arg ListVisibleParams) ([]ListVisibleRow, error) {
-	rows, err := db.Query(ctx, listVisible, arg.SkipRows, arg.MaxRows, arg.UserID)
+	rows, err := db.Query(ctx, listVisible, arg.UserID, arg.SkipRows, arg.MaxRows)
 	if err != nil {
 		return nil, err
 	}
@@ -275,10 +290,40 @@ func (q *Queries) ListVisible(ctx context.Context, db DBTX, arg ListVisibleParam
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.DeletedAt,
+			&i.Active,
 		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockCompanies = `-- name: LockCompanies :many
+SELECT c.id FROM public.companies c
+WHERE c.id = ANY($1::bigint[]) AND c.deleted_at IS NULL
+ORDER BY c.id
+FOR NO KEY UPDATE
+`
+
+// In the order of their ids, so that two changes that want the same two wait
+// for each other instead of embracing.
+func (q *Queries) LockCompanies(ctx context.Context, db DBTX, ids []int64) ([]int64, error) {
+	rows, err := db.Query(ctx, lockCompanies, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []int64{}
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -299,6 +344,37 @@ func (q *Queries) LockParent(ctx context.Context, db DBTX, id int64) (string, er
 	return status, err
 }
 
+const lockSettings = `-- name: LockSettings :one
+SELECT s.default_language, s.default_currency, s.timezone, s.fiscal_year_start_month, s.feature_flags, s.created_at, s.updated_at
+FROM public.company_settings s WHERE s.company_id = $1
+FOR NO KEY UPDATE
+`
+
+type LockSettingsRow struct {
+	DefaultLanguage      string
+	DefaultCurrency      string
+	Timezone             string
+	FiscalYearStartMonth int16
+	FeatureFlags         json.RawMessage
+	CreatedAt            time.Time
+	UpdatedAt            time.Time
+}
+
+func (q *Queries) LockSettings(ctx context.Context, db DBTX, companyID int64) (LockSettingsRow, error) {
+	row := db.QueryRow(ctx, lockSettings, companyID)
+	var i LockSettingsRow
+	err := row.Scan(
+		&i.DefaultLanguage,
+		&i.DefaultCurrency,
+		&i.Timezone,
+		&i.FiscalYearStartMonth,
+		&i.FeatureFlags,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+	)
+	return i, err
+}
+
 const lockUser = `-- name: LockUser :exec
 SELECT FROM public.users u WHERE u.id = $1 FOR NO KEY UPDATE
 `
@@ -310,31 +386,163 @@ func (q *Queries) LockUser(ctx context.Context, db DBTX, id int64) error {
 	return err
 }
 
-const mayCreateUnder = `-- name: MayCreateUnder :one
-WITH RECURSIVE up AS (
-    SELECT c.id, c.parent_company_id, 0 AS distance FROM public.companies c WHERE c.id = $2
-    UNION
-    SELECT p.id, p.parent_company_id, up.distance + 1 FROM public.companies p JOIN up ON up.parent_company_id = p.id
-)
-SELECT EXISTS (
-    SELECT FROM up
-    JOIN public.user_companies m ON m.company_id = up.id AND m.user_id = $1 AND m.is_active
-    JOIN public.user_company_roles a ON a.user_company_id = m.id AND (a.expires_at IS NULL OR a.expires_at > now())
-    JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
-    WHERE r.is_system_role AND r.company_id IS NULL AND r.role IN ('owner', 'admin') AND (up.distance = 0 OR a.scope = 'subtree')
-)
+const revokeInvitations = `-- name: RevokeInvitations :exec
+UPDATE public.invitations i SET status = 'revoked', updated_at = now() WHERE i.company_id = $1 AND i.status = 'pending'
 `
 
-type MayCreateUnderParams struct {
-	UserID    int64
-	CompanyID int64
+func (q *Queries) RevokeInvitations(ctx context.Context, db DBTX, companyID int64) error {
+	_, err := db.Exec(ctx, revokeInvitations, companyID)
+	return err
 }
 
-// Whether the user holds the owner or admin role in the company, or above it
-// with the scope of the whole subtree.
-func (q *Queries) MayCreateUnder(ctx context.Context, db DBTX, arg MayCreateUnderParams) (bool, error) {
-	row := db.QueryRow(ctx, mayCreateUnder, arg.UserID, arg.CompanyID)
-	var exists bool
-	err := row.Scan(&exists)
-	return exists, err
+const update = `-- name: Update :exec
+UPDATE public.companies c
+SET name = $1, logo = $2, description = $3, address = $4, parent_company_id = $5,
+    is_parent_company = $6, status = $7, updated_at = now()
+WHERE c.id = $8
+`
+
+type UpdateParams struct {
+	Name            string
+	Logo            *string
+	Description     string
+	Address         string
+	ParentCompanyID *int64
+	IsParentCompany bool
+	Status          string
+	ID              int64
+}
+
+func (q *Queries) Update(ctx context.Context, db DBTX, arg UpdateParams) error {
+	_, err := db.Exec(ctx, update,
+		arg.Name,
+		arg.Logo,
+		arg.Description,
+		arg.Address,
+		arg.ParentCompanyID,
+		arg.IsParentCompany,
+		arg.Status,
+		arg.ID,
+	)
+	return err
+}
+
+const updateSettings = `-- name: UpdateSettings :one
+UPDATE public.company_settings s
+SET default_language = $1, default_currency = $2, timezone = $3,
+    fiscal_year_start_month = $4, feature_flags = $5, updated_at = now()
+WHERE s.company_id = $6
+RETURNING s.default_language, s.default_currency, s.timezone, s.fiscal_year_start_month, s.feature_flags, s.created_at, s.updated_at
+`
+
+type UpdateSettingsParams struct {
+	DefaultLanguage      string
+	DefaultCurrency      string
+	Timezone             string
+	FiscalYearStartMonth int16
+	FeatureFlags         json.RawMessage
+	CompanyID            int64
+}
+
+type UpdateSettingsRow struct {
+	DefaultLanguage      string
+	DefaultCurrency      string
+	Timezone             string
+	FiscalYearStartMonth int16
+	FeatureFlags         json.RawMessage
+	CreatedAt            time.Time
+	UpdatedAt            time.Time
+}
+
+func (q *Queries) UpdateSettings(ctx context.Context, db DBTX, arg UpdateSettingsParams) (UpdateSettingsRow, error) {
+	row := db.QueryRow(ctx, updateSettings,
+		arg.DefaultLanguage,
+		arg.DefaultCurrency,
+		arg.Timezone,
+		arg.FiscalYearStartMonth,
+		arg.FeatureFlags,
+		arg.CompanyID,
+	)
+	var i UpdateSettingsRow
+	err := row.Scan(
+		&i.DefaultLanguage,
+		&i.DefaultCurrency,
+		&i.Timezone,
+		&i.FiscalYearStartMonth,
+		&i.FeatureFlags,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+	)
+	return i, err
+}
+
+const visibleBelow = `-- name: VisibleBelow :many
+SELECT c.id, c.name, c.logo, c.status, c.parent_company_id, c.is_parent_company, c.created_at, c.updated_at, c.deleted_at,
+       (SELECT bool_and(a.status = 'active') FROM public.company_paths p JOIN public.companies a ON a.id = p.ancestor_id
+        WHERE p.descendant_id = c.id)::boolean AS active,
+       (SELECT array_agg(p.ancestor_id ORDER BY p.depth) FROM public.company_paths p
+        WHERE p.descendant_id = c.id AND p.depth > 0)::bigint[] AS above
+FROM public.company_paths down
+JOIN public.companies c ON c.id = down.descendant_id AND c.deleted_at IS NULL
+WHERE down.ancestor_id = $1 AND c.id IN (
+    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $2 AND m.is_active
+    UNION
+    SELECT p.descendant_id FROM public.user_companies m
+    JOIN public.user_company_roles a ON a.user_company_id = m.id AND a.scope = 'subtree' AND (a.expires_at IS NULL OR a.expires_at > now())
+    JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
+    JOIN public.company_paths p ON p.ancestor_id = m.company_id
+    WHERE m.user_id = $2 AND m.is_active)
+ORDER BY down.depth, c.id
+`
+
+type VisibleBelowParams struct {
+	ID     int64
+	UserID int64
+}
+
+type VisibleBelowRow struct {
+	ID              int64
+	Name            string
+	Logo            *string
+	Status          string
+	ParentCompanyID *int64
+	IsParentCompany bool
+	CreatedAt       time.Time
+	UpdatedAt       time.Time
+	DeletedAt       *time.Time
+	Active          bool
+	Above           []int64
+}
+
+// The company and those below it that the user sees, parents first.
+func (q *Queries) VisibleBelow(ctx context.Context, db DBTX, arg VisibleBelowParams) ([]VisibleBelowRow, error) {
+	rows, err := db.Query(ctx, visibleBelow, arg.ID, arg.UserID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []VisibleBelowRow{}
+	for rows.Next() {
+		var i VisibleBelowRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Name,
+			&i.Logo,
+			&i.Status,
+			&i.ParentCompanyID,
+			&i.IsParentCompany,
+			&i.CreatedAt,
+			&i.UpdatedAt,
+			&i.DeletedAt,
+			&i.Active,
+			&i.Above,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
