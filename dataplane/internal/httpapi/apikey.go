@@ -78,7 +78,7 @@ type createAPIKeyOutput struct {
 	Body struct {
 		APIKey
 
-		Key string `json:"key" doc:"The key itself. It is shown this once; send it as Authorization: Bearer." example:"ouk_agopbwdlk4ymlm5kd6nycmdzge_mfrggzdf_gezdgnbvgy3tqojqgezdgnbvgy3tqojqgezdgnbvgy3tqojqgeza"`
+		Key string `json:"key" secret:"true" doc:"The key itself. It is shown this once; send it as Authorization: Bearer." example:"ouk_agopbwdlk4ymlm5kd6nycmdzge_mfrggzdf_gezdgnbvgy3tqojqgezdgnbvgy3tqojqgezdgnbvgy3tqojqgeza"`
 	}
 }
 

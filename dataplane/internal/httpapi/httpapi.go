@@ -73,6 +73,7 @@ type server struct {
 
 	addresses *limit.Local[netip.Prefix] // who is not signed in
 	users     *limit.Local[int64]        // who is
+	keys      *limit.Local[string]       // digests of API keys
 }
 
 // New is the handler of the public listener.
@@ -81,10 +82,11 @@ func New(o Options) (http.Handler, error) {
 		return nil, errors.New("the API needs a log, routes, leases, identity and access services, tokens, a sealer and a scheme")
 	}
 	s := &server{Options: o}
-	var err1, err2 error
+	var err1, err2, err3 error
 	s.addresses, err1 = limit.NewLocal[netip.Prefix](rememberedClients)
 	s.users, err2 = limit.NewLocal[int64](rememberedClients)
-	if err := errors.Join(err1, err2); err != nil {
+	s.keys, err3 = limit.NewLocal[string](rememberedClients)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
 	router, _ := build(s)

@@ -71,9 +71,12 @@ func canonical(value string) string {
 	return value
 }
 
-// perUser is for operations of somebody who is signed in.
+// perUser is for operations of people who are signed in.
 func perUser(l route.Limit) rule {
 	return rule{limit: l, of: func(_ context.Context, _ *server, sc *scope, _ string) (string, error) {
+		if sc.verified.ByKey() {
+			return "", nil
+		}
 		return strconv.FormatInt(sc.verified.UserID, 10), nil
 	}}
 }
@@ -160,7 +163,7 @@ func bodyField(input reflect.Type, name string) ([]int, bool) {
 	return nil, false
 }
 
-// Each node remembers so many addresses and users, about 150 bytes each.
+// Each node remembers so many addresses, users and API keys, about 150 bytes each.
 const rememberedClients = 100_000
 
 // limitAll is what each node allows an address that is not signed in, or a
@@ -176,18 +179,28 @@ func (s *server) limitAll(hctx huma.Context, next func(huma.Context)) {
 
 func (s *server) count(sc *scope) error {
 	r := sc.tenant.Route
+	signedIn := r.Settings.Limit(route.LimitSignedInPerUser)
 	var v limit.Verdict
-	if sc.verified.ByKey() {
-		// Whether there is such a key is known after a query: who guesses is
-		// counted too.
-		v = s.addresses.Take(r.TenantID, r.Settings.Limit(route.LimitSignedInPerUser), network(sc.client.IP))
-	} else if user := sc.verified.UserID; user != 0 {
-		v = s.users.Take(r.TenantID, r.Settings.Limit(route.LimitSignedInPerUser), user)
-	} else {
+	switch key := sc.verified.KeyDigest(); {
+	case sc.verified.UserID != 0:
+		v = s.users.Take(r.TenantID, signedIn, sc.verified.UserID)
+	case key != "" && s.keys.Knows(r.TenantID, signedIn, key):
+		v = s.keys.Take(r.TenantID, signedIn, key)
+	default:
 		v = s.addresses.Take(r.TenantID, r.Settings.Limit(route.LimitAnonymousPerAddress), network(sc.client.IP))
 	}
 	sc.tell(v)
 	return v.Err()
+}
+
+// believe counts an API key as somebody from now on: the database knows it.
+// Before, it is but a text of the right shape, of which anyone can make many.
+func (s *server) believe(sc *scope) {
+	r := sc.tenant.Route
+	signedIn := r.Settings.Limit(route.LimitSignedInPerUser)
+	if key := sc.verified.KeyDigest(); key != "" && !s.keys.Knows(r.TenantID, signedIn, key) {
+		s.keys.Take(r.TenantID, signedIn, key)
+	}
 }
 
 // tell puts the limit that is nearest to its end into the headers of the

@@ -177,3 +177,27 @@ func TestRowsOfPastLimitsAreSwept(t *testing.T) {
 		t.Errorf("%d rows are left", rows)
 	}
 }
+
+func TestAPIKeysAreCountedAsSomebodyOnceTheyAreKnown(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	owner, _ := n.login(t, n.A)
+	key, _ := n.newKey(t, owner, object{"permissions": []string{"company.read"}})
+	byDefault(n.Fixture, map[string]int{route.LimitAnonymousPerAddress.Name: 2, route.LimitSignedInPerUser.Name: 4})
+	const elsewhere = "203.0.113.9:1"
+	me := func(token string) answer {
+		return n.ask(t, http.MethodGet, hostOf(n.A), "/account/me", nil, bearer(token), peer(elsewhere))
+	}
+	forged := key[:len(key)-4] + "aaaa"
+	expect(t, "not known yet", me(key), 200)
+	expect(t, "a forged one", me(forged), 401)
+	asked := n.leases(n.A)
+	expect(t, "one too many", me(forged), 429, "rate_limited")
+	if n.leases(n.A) != asked {
+		t.Error("the database was asked for a key over the limit")
+	}
+	for range 3 {
+		expect(t, "known", me(key), 200)
+	}
+	expect(t, "known, too often", me(key), 429, "rate_limited")
+}

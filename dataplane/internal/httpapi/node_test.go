@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -277,4 +278,15 @@ func value[T any](t *testing.T, tenant tenanttest.Tenant, sql string, args ...an
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return v
+}
+
+// lineUp waits until so many sessions of the tenant's database wait for locks.
+func (n *node) lineUp(t *testing.T, tenant tenanttest.Tenant, sessions int) {
+	t.Helper()
+	const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+	for deadline := time.Now().Add(10 * time.Second); value[int](t, tenant, waiting) < sessions; {
+		if time.Now().After(deadline) {
+			t.Fatal("the callers do not line up")
+		}
+	}
 }

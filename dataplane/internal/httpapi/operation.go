@@ -112,6 +112,7 @@ func read[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 func write[I, O any](s *server, api huma.API, o operation, handle func(context.Context, pgx.Tx, *caller, *I) (*O, error)) {
 	s.declare(&o)
 	checkInput[I](s, &o)
+	replayable[O](s, &o)
 	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
@@ -126,7 +127,8 @@ func write[I, O any](s *server, api huma.API, o operation, handle func(context.C
 					return err
 				}
 				c.writes = true
-				if out, err = handle(ctx, tx, c, in); err != nil {
+				out, err = once(ctx, tx, c, in, func() (*O, error) { return handle(ctx, tx, c, in) })
+				if err != nil {
 					return err
 				}
 				return c.checked()

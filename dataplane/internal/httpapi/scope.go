@@ -28,7 +28,10 @@ type scope struct {
 	host     string            // as the client wrote it, and found to be the tenant's
 	url      *url.URL          // path and query of the request
 	answer   http.Header       // of the answer
-	told     *limit.Verdict    // the limit that the answer's headers speak of
+
+	idempotencyKeys []string // as they were sent
+
+	told *limit.Verdict // the limit that the answer's headers speak of
 }
 
 type scopeKey struct{}
@@ -68,6 +71,8 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			host:   r.Host,
 			url:    r.URL,
 			answer: w.Header(),
+
+			idempotencyKeys: r.Header.Values(headerKey),
 		}
 		sc.tenant.Outbox = outbox.NewQueue(found, s.Sealer)
 		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
@@ -148,6 +153,7 @@ func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope, o *
 		return nil, err
 	}
 	httpserver.Annotate(ctx, "user_id", actor.ID)
+	s.believe(sc)
 	c := &caller{scope: sc, Actor: actor, server: s, op: o}
 	return c, c.admitted()
 }

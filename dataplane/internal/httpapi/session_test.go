@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/ouvira/ouvira/shared/testdb"
 )
@@ -61,12 +60,7 @@ func TestSec16ParallelRefreshesGiveOneChild(t *testing.T) {
 			}
 		})
 	}
-	const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-	for deadline := time.Now().Add(10 * time.Second); value[int](t, n.A, waiting) < 5; {
-		if time.Now().After(deadline) {
-			t.Fatal("the callers do not line up")
-		}
-	}
+	n.lineUp(t, n.A, 5)
 	if err := gate.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -54,6 +54,9 @@ type Verified struct {
 // ByKey tells whether this is an API key, of which only the shape was checked.
 func (v Verified) ByKey() bool { return v.keyHash != nil }
 
+// KeyDigest tells API keys apart; it is "" for access tokens.
+func (v Verified) KeyDigest() string { return string(v.keyHash) }
+
 type claims struct {
 	jwt.RegisteredClaims
 

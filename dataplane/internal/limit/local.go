@@ -51,3 +51,10 @@ func (l *Local[K]) Take(tenant uuid.UUID, limit route.Limit, key K) Verdict {
 	l.full.Add(k, full)
 	return verdict(limit, true, full.Sub(now))
 }
+
+// Knows tells whether the key has been counted, as far back as is remembered.
+func (l *Local[K]) Knows(tenant uuid.UUID, limit route.Limit, key K) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full.Contains(localKey[K]{tenant, limit.Name, key})
+}
