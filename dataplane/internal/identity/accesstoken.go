@@ -1,10 +1,7 @@
 package identity
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -198,7 +195,7 @@ func (a *AccessTokens) parse(tenant *route.Route, token string) (Verified, error
 		if !ok {
 			return nil, errors.New("the token's key is not one of the tenant's")
 		}
-		return publicKey(jwk)
+		return jwk.PublicKey()
 	})
 	if err != nil {
 		return Verified{}, err
@@ -223,19 +220,4 @@ func publicJWK(tenant *route.Route, kid string) (route.JWK, bool) {
 		}
 	}
 	return route.JWK{}, false
-}
-
-func publicKey(k route.JWK) (*ecdsa.PublicKey, error) {
-	x, errX := base64.RawURLEncoding.DecodeString(k.X)
-	y, errY := base64.RawURLEncoding.DecodeString(k.Y)
-	if err := errors.Join(errX, errY); err != nil || k.Kty != "EC" || k.Crv != "P-256" || len(x) != 32 || len(y) != 32 {
-		return nil, errors.New("the tenant's public key is not a P-256 JWK")
-	}
-	const uncompressed = 4 // SEC 1, 2.3.3
-	point := append(append([]byte{uncompressed}, x...), y...)
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
-	if err != nil {
-		return nil, fmt.Errorf("the tenant's public key: %w", err)
-	}
-	return key, nil
 }

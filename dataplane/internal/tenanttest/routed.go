@@ -23,22 +23,7 @@ import (
 // until the test ends.
 func (f *Fixture) Directory(t testing.TB, subscriber func(directory.Event), tenants ...Tenant) *directory.Directory {
 	t.Helper()
-	fingerprint, err := migrations.Control.Fingerprint()
-	must(t, err)
-	address := testdb.New(t, testdb.Template{Name: "routes", Fingerprint: fingerprint, Build: buildControl})
-	control := testdb.Connect(t, address)
-	exec := func(sql string, args ...any) {
-		t.Helper()
-		_, err := control.Exec(t.Context(), sql, args...)
-		must(t, err)
-	}
-	s := f.Server
-	exec(`INSERT INTO control.servers (id, name, host, port, tls_mode, max_databases, max_connections, system_identifier, postgres_version, provisioner_credential)
-		VALUES ($1, $2, $3, $4, $5, 1000, $6, 1, 150000, '')`, s.ID, s.Name, s.Host, s.Port, s.TLSMode, s.MaxConnections)
-	exec("SELECT control.publish_server($1)", s.ID)
-	for _, tenant := range tenants {
-		insertRoute(t, exec, tenant.Route)
-	}
+	address := f.Control(t, tenants...)
 	d, err := directory.New(directory.Options{
 		DSN: WithRole(address, migrations.NodeRole), NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost", Share: 0.4,
 	})
@@ -62,6 +47,29 @@ func (f *Fixture) Directory(t testing.TB, subscriber func(directory.Event), tena
 		t.Fatalf("the directory knows %d tenants of %d", d.Len(), len(tenants))
 	}
 	return d
+}
+
+// Control is a control database that knows the tenants: its URL, as superuser.
+// WithRole makes it a node's.
+func (f *Fixture) Control(t testing.TB, tenants ...Tenant) (address string) {
+	t.Helper()
+	fingerprint, err := migrations.Control.Fingerprint()
+	must(t, err)
+	address = testdb.New(t, testdb.Template{Name: "routes", Fingerprint: fingerprint, Build: buildControl})
+	control := testdb.Connect(t, address)
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		_, err := control.Exec(t.Context(), sql, args...)
+		must(t, err)
+	}
+	s := f.Server
+	exec(`INSERT INTO control.servers (id, name, host, port, tls_mode, max_databases, max_connections, system_identifier, postgres_version, provisioner_credential)
+		VALUES ($1, $2, $3, $4, $5, 1000, $6, 1, 150000, '')`, s.ID, s.Name, s.Host, s.Port, s.TLSMode, s.MaxConnections)
+	exec("SELECT control.publish_server($1)", s.ID)
+	for _, tenant := range tenants {
+		insertRoute(t, exec, tenant.Route)
+	}
+	return address
 }
 
 func insertRoute(t testing.TB, exec func(sql string, args ...any), r *route.Route) {

@@ -1,0 +1,42 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// ControlHeads keeps heads in the control database, by the functions that a
+// node's role may call.
+type ControlHeads struct{ db pg.Querier }
+
+// NewControlHeads takes a pool of the control database, role ouvira_node.
+func NewControlHeads(db pg.Querier) *ControlHeads { return &ControlHeads{db} }
+
+// Kept implements Heads.
+func (c *ControlHeads) Kept(ctx context.Context, tenant uuid.UUID) ([]Head, error) {
+	rows, err := c.db.Query(ctx, "SELECT batch, head, kid, signature, stored_at FROM node.audit_heads($1)", tenant)
+	if err != nil {
+		return nil, fmt.Errorf("read the heads of an audit: %w", err)
+	}
+	heads, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Head])
+	if err != nil {
+		return nil, fmt.Errorf("read the heads of an audit: %w", err)
+	}
+	return heads, nil
+}
+
+// Advance implements Heads.
+func (c *ControlHeads) Advance(ctx context.Context, tenant uuid.UUID, seen, next Head) (bool, error) {
+	var stored bool
+	err := c.db.QueryRow(ctx, "SELECT node.store_audit_head($1, $2, $3, $4, $5, $6, $7)",
+		tenant, seen.Batch, seen.Hash, next.Batch, next.Hash, next.Kid, next.Signature).Scan(&stored)
+	if err != nil {
+		return false, fmt.Errorf("store the head of an audit: %w", err)
+	}
+	return stored, nil
+}

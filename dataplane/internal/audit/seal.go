@@ -1,0 +1,409 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/route"
+)
+
+// A seal speaks of a batch of one log, or of an event in the life of the
+// database.
+const (
+	kindActivity = "activity"
+	kindSecurity = "security"
+	kindEvent    = "event"
+)
+
+var logs = []string{kindActivity, kindSecurity}
+
+// Events that stand in the chain.
+const (
+	EventRestore = "RESTORE" // an earlier state of the database was put in place
+	EventCopy    = "COPY"    // the chain of another tenant goes on here
+)
+
+// sealFormat says how rows and statements are written to be hashed. Another
+// format gets another number; seals of this one stay as they are.
+const sealFormat = 1
+
+const (
+	// batchRows is how many rows one seal speaks of at most.
+	batchRows = 4096
+	// entrySize is the length of one row's id and digest in a seal.
+	entrySize = 8 + sha256.Size
+)
+
+// ErrForked says that the seals in the database do not lead to the head that
+// is kept outside: something was changed, or restored without saying so. The
+// database is not sealed any further until that is settled.
+var ErrForked = errors.New("the seals in the database do not lead to the head that is kept outside")
+
+// errRaced says that another node has sealed in between.
+var errRaced = errors.New("another node is sealing this tenant")
+
+// sealed is one link of the chain.
+type sealed struct {
+	Batch     int64
+	Format    int16
+	TenantID  uuid.UUID
+	Kind      string
+	FromID    int64
+	ToID      int64
+	RowCount  int32
+	Digests   []byte
+	Detail    string
+	Previous  []byte
+	Head      []byte
+	Kid       string
+	Signature []byte
+	SealedAt  time.Time
+}
+
+const sealColumns = `batch, format, tenant_id, kind, from_id, to_id, row_count, digests, detail, previous, head, kid, signature, sealed_at`
+
+// statement is what the head is the SHA-256 of, and what is signed. It is text
+// so that it can be made and checked with any tool.
+func (s *sealed) statement() []byte {
+	return fmt.Appendf(nil, "ouvira audit seal %d\ntenant %s\nbatch %d\nkind %s\nids %d-%d\nrows %d\ndigests %x\ndetail %x\nprevious %x\nsealed_at %s\n",
+		s.Format, s.TenantID, s.Batch, s.Kind, s.FromID, s.ToID, s.RowCount, sha256.Sum256(s.Digests), sha256.Sum256([]byte(s.Detail)),
+		s.Previous, s.SealedAt.UTC().Format("2006-01-02T15:04:05.000000Z"))
+}
+
+func (s *sealed) hash() []byte {
+	sum := sha256.Sum256(s.statement())
+	return sum[:]
+}
+
+// Every column of a row, as text that depends on no setting of the session.
+var rowColumns = map[string]string{
+	kindActivity: `id, id::text, user_id::text, user_display, on_behalf, company_id::text, date::text, entity_type, entity_id::text, action,
+		old_values::text, new_values::text, ip_address::text, request_id, extract(epoch FROM created_at)::text`,
+	kindSecurity: `id, id::text, user_id::text, user_display, action, metadata::text, ip_address::text, request_id, extract(epoch FROM created_at)::text`,
+}
+
+var logTables = map[string]string{kindActivity: "ledger.activity_logs", kindSecurity: "ledger.security_logs"}
+
+// columnCount is how many there are of each, for the scan.
+var columnCount = map[string]int{kindActivity: 14, kindSecurity: 8}
+
+// digestRows calls each for the rows with after < id ≤ upTo, by id, at most
+// limit of them.
+func digestRows(ctx context.Context, db pg.Querier, kind string, after, upTo int64, limit int, each func(id int64, digest [sha256.Size]byte) error) error {
+	rows, err := db.Query(ctx, "SELECT "+rowColumns[kind]+" FROM "+logTables[kind]+" AS l WHERE l.id > $1 AND l.id <= $2 ORDER BY l.id LIMIT $3", after, upTo, limit)
+	if err != nil {
+		return fmt.Errorf("read the %s log: %w", kind, err)
+	}
+	defer rows.Close()
+	var id int64
+	values := make([]*string, columnCount[kind])
+	targets := []any{&id}
+	for i := range values {
+		targets = append(targets, &values[i])
+	}
+	var buf []byte
+	for rows.Next() {
+		if err := rows.Scan(targets...); err != nil {
+			return fmt.Errorf("read the %s log: %w", kind, err)
+		}
+		buf = canonical(buf[:0], kind, values)
+		if err := each(id, sha256.Sum256(buf)); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// canonical writes a row so that no two rows give the same bytes: each value
+// with its length, or "-" for NULL.
+func canonical(buf []byte, kind string, values []*string) []byte {
+	buf = fmt.Appendf(buf, "ouvira audit row %d\n%s\n", sealFormat, kind)
+	for _, v := range values {
+		if v == nil {
+			buf = append(buf, '-')
+			continue
+		}
+		buf = strconv.AppendInt(buf, int64(len(*v)), 10)
+		buf = append(buf, ':')
+		buf = append(buf, *v...)
+	}
+	return buf
+}
+
+// Conn is a connection to one tenant's database.
+type Conn interface {
+	pg.Querier
+	pg.Beginner
+}
+
+// Tenant is whose audit it is, and the way to their database.
+type Tenant struct {
+	Route *route.Route
+	Do    func(ctx context.Context, work func(Conn) error) error
+}
+
+// Signer signs with the tenant's key: *identity.Service.
+type Signer interface {
+	Sign(ctx context.Context, db pg.Querier, tenant *route.Route, statement []byte) (kid string, signature []byte, err error)
+}
+
+// Head is the end of a chain as it is kept outside of the tenant's database.
+// The zero Head is that of a chain that has not begun.
+type Head struct {
+	Batch     int64
+	Hash      []byte
+	Kid       string
+	Signature []byte
+	StoredAt  time.Time
+}
+
+// Heads keeps the heads: *ControlHeads.
+type Heads interface {
+	// Kept are the heads of a tenant that are kept, the latest first: the last
+	// one, and the last of each earlier day.
+	Kept(ctx context.Context, tenant uuid.UUID) ([]Head, error)
+	// Advance puts next in the place of seen. false: that one is not the latest
+	// any more.
+	Advance(ctx context.Context, tenant uuid.UUID, seen, next Head) (bool, error)
+}
+
+// Sealer seals what has been written to the logs. It holds no state.
+type Sealer struct {
+	heads  Heads
+	signer Signer
+	rows   int // in a batch
+}
+
+// NewSealer makes one.
+func NewSealer(heads Heads, signer Signer) *Sealer {
+	return &Sealer{heads: heads, signer: signer, rows: batchRows}
+}
+
+// link is what the next seal needs of the last.
+type link struct {
+	batch     int64
+	head      []byte
+	tenant    uuid.UUID
+	kid       string
+	signature []byte
+}
+
+func (l link) asHead() Head {
+	return Head{Batch: l.batch, Hash: l.head, Kid: l.kid, Signature: l.signature}
+}
+
+// Seal seals all that has been committed, tells the keeper of the heads, and
+// says how many rows that were. A tenant that another node is sealing counts
+// as sealed. No connection to the tenant's database is held while the keeper
+// is asked.
+//
+// Errors: ErrForked; 55P03 (lock_not_available) when writers did not pause,
+// try again later; what else a database says.
+func (s *Sealer) Seal(ctx context.Context, t Tenant) (rows int, err error) {
+	kept, err := s.latest(ctx, t)
+	if err != nil {
+		return 0, err
+	}
+	var last link
+	err = t.Do(ctx, func(db Conn) error {
+		if err := leadsTo(ctx, db, kept); err != nil {
+			return err // and last stays empty: nothing of this chain is told outside
+		}
+		if last, err = lastLink(ctx, db); err != nil {
+			return err
+		}
+		if last.batch > 0 && last.tenant != t.Route.TenantID {
+			if err := s.event(ctx, db, t, &last, last.batch+1, map[string]any{"event": EventCopy, "origin": last.tenant}); err != nil {
+				return err
+			}
+		}
+		for _, kind := range logs {
+			n, err := s.sealLog(ctx, db, t, &last, kind)
+			rows += n
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errRaced) {
+		return rows, nil // the other one stores the head
+	}
+	// What was sealed before an error is told as well.
+	return rows, errors.Join(err, s.advance(ctx, t, kept, last))
+}
+
+func (s *Sealer) latest(ctx context.Context, t Tenant) (Head, error) {
+	kept, err := s.heads.Kept(ctx, t.Route.TenantID)
+	if err != nil || len(kept) == 0 {
+		return Head{}, err
+	}
+	return kept[0], nil
+}
+
+func (s *Sealer) advance(ctx context.Context, t Tenant, kept Head, last link) error {
+	if last.batch <= kept.Batch {
+		return nil
+	}
+	// false: another node was faster, and has proven the same.
+	_, err := s.heads.Advance(ctx, t.Route.TenantID, kept, last.asHead())
+	return err
+}
+
+func lastLink(ctx context.Context, db pg.Querier) (link, error) {
+	var l link
+	err := db.QueryRow(ctx, "SELECT batch, head, tenant_id, kid, signature FROM ledger.seals ORDER BY batch DESC LIMIT 1").
+		Scan(&l.batch, &l.head, &l.tenant, &l.kid, &l.signature)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return link{}, fmt.Errorf("read the last seal: %w", err)
+	}
+	return l, nil
+}
+
+// leadsTo proves that the chain in the database goes through a head.
+func leadsTo(ctx context.Context, db pg.Querier, kept Head) error {
+	if kept.Batch == 0 {
+		return nil
+	}
+	var head []byte
+	err := db.QueryRow(ctx, "SELECT head FROM ledger.seals WHERE batch = $1", kept.Batch).Scan(&head)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows), err == nil && !bytes.Equal(head, kept.Hash):
+		return fmt.Errorf("batch %d: %w", kept.Batch, ErrForked)
+	case err != nil:
+		return fmt.Errorf("read a seal: %w", err)
+	}
+	return nil
+}
+
+// sealLog seals one log as far as it has been written.
+func (s *Sealer) sealLog(ctx context.Context, db Conn, t Tenant, last *link, kind string) (int, error) {
+	after, written, err := sealedTo(ctx, db, kind)
+	if err != nil || written <= after {
+		return 0, err // nothing to seal: the log is not locked for that
+	}
+	var boundary int64
+	if err := db.QueryRow(ctx, "SELECT ouvira.audit_boundary($1)", kind).Scan(&boundary); err != nil {
+		return 0, fmt.Errorf("find the end of the %s log: %w", kind, err)
+	}
+	total := 0
+	for after < boundary {
+		seal := sealed{Kind: kind, FromID: after + 1, ToID: boundary}
+		err := digestRows(ctx, db, kind, after, boundary, s.rows, func(id int64, digest [sha256.Size]byte) error {
+			seal.Digests = binary.BigEndian.AppendUint64(seal.Digests, uint64(id))
+			seal.Digests = append(seal.Digests, digest[:]...)
+			if seal.RowCount++; int(seal.RowCount) == s.rows {
+				seal.ToID = id
+			}
+			return nil
+		})
+		if err != nil {
+			return total, err
+		}
+		if seal.RowCount == 0 {
+			break // ids that were rolled back; the next batch covers them
+		}
+		if err := s.append(ctx, db, t, last, last.batch+1, seal); err != nil {
+			return total, err
+		}
+		total += int(seal.RowCount)
+		after = seal.ToID
+	}
+	return total, nil
+}
+
+// sealedTo is the last id of a log that is sealed, and the last that is there.
+func sealedTo(ctx context.Context, db pg.Querier, kind string) (after, written int64, err error) {
+	err = db.QueryRow(ctx, `SELECT COALESCE((SELECT s.to_id FROM ledger.seals s WHERE s.kind = $1 ORDER BY s.batch DESC LIMIT 1), 0),
+		COALESCE((SELECT max(l.id) FROM `+logTables[kind]+` l), 0)`, kind).Scan(&after, &written)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read what is sealed: %w", err)
+	}
+	return after, written, nil
+}
+
+func (s *Sealer) event(ctx context.Context, db Conn, t Tenant, last *link, batch int64, detail map[string]any) error {
+	raw, err := json.Marshal(detail)
+	if err != nil {
+		return fmt.Errorf("encode an event: %w", err)
+	}
+	return s.append(ctx, db, t, last, batch, sealed{Kind: kindEvent, Detail: string(raw), Digests: []byte{}})
+}
+
+// append signs a seal and adds it to the chain.
+func (s *Sealer) append(ctx context.Context, db Conn, t Tenant, last *link, batch int64, seal sealed) error {
+	seal.Batch, seal.Format, seal.TenantID, seal.Previous = batch, sealFormat, t.Route.TenantID, last.head
+	if seal.Previous == nil {
+		seal.Previous = []byte{}
+	}
+	seal.SealedAt = time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	seal.Head = seal.hash()
+	var err error
+	if seal.Kid, seal.Signature, err = s.signer.Sign(ctx, db, t.Route, seal.statement()); err != nil {
+		return err
+	}
+	_, err = db.Exec(ctx, "INSERT INTO ledger.seals ("+sealColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+		seal.Batch, seal.Format, seal.TenantID, seal.Kind, seal.FromID, seal.ToID, seal.RowCount, seal.Digests, seal.Detail,
+		seal.Previous, seal.Head, seal.Kid, seal.Signature, seal.SealedAt)
+	if pg.Code(err) == pg.CodeUniqueViolation {
+		return errRaced
+	}
+	if err != nil {
+		return fmt.Errorf("add a seal: %w", err)
+	}
+	*last = link{seal.Batch, seal.Head, seal.TenantID, seal.Kid, seal.Signature}
+	return nil
+}
+
+// Restored writes into the chain that an earlier state of the database was put
+// in place: a signed event that names the head it leaves behind. It must be
+// called after a restore, before the tenant is served again; without it the
+// chain is forked, and verifying says so. detail tells why and from what.
+//
+// Errors: ErrForked when the database is no earlier state of this chain.
+func (s *Sealer) Restored(ctx context.Context, t Tenant, detail string) error {
+	kept, err := s.heads.Kept(ctx, t.Route.TenantID)
+	if err != nil {
+		return err
+	}
+	var latest Head
+	if len(kept) > 0 {
+		latest = kept[0]
+	}
+	var last link
+	err = t.Do(ctx, func(db Conn) error {
+		if last, err = lastLink(ctx, db); err != nil {
+			return err
+		}
+		// Whatever was kept of the part that has been restored must be in it.
+		for _, head := range kept {
+			if head.Batch <= last.batch {
+				if err := leadsTo(ctx, db, head); err != nil {
+					return err
+				}
+			}
+		}
+		event := map[string]any{"event": EventRestore, "detail": detail}
+		batch := last.batch + 1
+		if latest.Batch > last.batch {
+			batch = latest.Batch + 1
+			event["left_batch"], event["left_head"] = latest.Batch, fmt.Sprintf("%x", latest.Hash)
+		}
+		return s.event(ctx, db, t, &last, batch, event)
+	})
+	if err != nil {
+		return err
+	}
+	return s.advance(ctx, t, latest, last)
+}
