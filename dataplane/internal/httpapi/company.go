@@ -40,7 +40,7 @@ func summaryOf(c company.Summary) CompanySummary {
 }
 
 type companyOutput struct {
-	ETag string `header:"ETag"`
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
 	Body Company
 }
 
@@ -61,13 +61,13 @@ type listCompaniesOutput struct{ Body Page[CompanySummary] }
 
 func (s *server) listCompanies(ctx context.Context, db pg.Querier, c *caller, in *PageInput) (*listCompaniesOutput, error) {
 	limit, offset := in.window()
-	companies, count, err := company.List(ctx, db, c.Actor.ID, limit, offset)
+	companies, count, err := company.List(ctx, db, c.ID, limit, offset)
 	if err != nil {
 		return nil, err
 	}
 	results := make([]CompanySummary, len(companies))
-	for i, c := range companies {
-		results[i] = summaryOf(c)
+	for i, found := range companies {
+		results[i] = summaryOf(found)
 	}
 	return &listCompaniesOutput{pageOf(s, c.scope, *in, count, results)}, nil
 }
@@ -94,7 +94,7 @@ func (s *server) createCompany(ctx context.Context, tx pgx.Tx, c *caller, in *cr
 			return nil, err
 		}
 	}
-	return companyAnswer(company.Create(ctx, tx, c.who(), c.Actor.ID, company.New{
+	return companyAnswer(company.Create(ctx, tx, c.who(), c.ID, company.New{
 		Name: in.Body.Name, Logo: in.Body.Logo, Description: in.Body.Description, Address: in.Body.Address,
 		ParentCompanyID: in.Body.ParentCompany, IsParentCompany: in.Body.IsParentCompany,
 	}))
@@ -247,7 +247,7 @@ func (s *server) companyTree(ctx context.Context, db pg.Querier, c *caller, in *
 	if err := c.require(ctx, db, in.ID); err != nil {
 		return nil, err
 	}
-	tree, err := company.Tree(ctx, db, c.Actor.ID, in.ID)
+	tree, err := company.Tree(ctx, db, c.ID, in.ID)
 	if err != nil {
 		return nil, err
 	}

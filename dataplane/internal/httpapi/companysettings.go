@@ -35,7 +35,7 @@ func settingsOf(companyID int64, s company.Settings) (CompanySettings, error) {
 }
 
 type settingsOutput struct {
-	ETag string `header:"ETag"`
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
 	Body CompanySettings
 }
 

@@ -62,6 +62,9 @@ func (s *server) companyRoutes(api huma.API) {
 	read(s, api, op(get, "/company/{id}/settings", "get-company-settings", "A company's settings", ok).needs(access.CompanyRead), s.getSettings)
 	write(s, api, op(put, "/company/{id}/settings", "replace-company-settings", "Change a company's settings; what is absent stays", ok).needs(access.CompanySettings), s.changeSettings)
 	write(s, api, op(patch, "/company/{id}/settings", "patch-company-settings", "Change some of a company's settings", ok).needs(access.CompanySettings), s.changeSettings)
+	read(s, api, op(get, "/company/{id}/members", "list-members", "Who belongs to a company", ok).needs(access.MemberRead), s.listMembers)
+	write(s, api, op(patch, "/company/{id}/members/{user_id}", "patch-member", "Switch a membership off or on, or set its roles", ok).needs(access.MemberEdit), s.patchMember)
+	write(s, api, op(remove, "/company/{id}/members/{user_id}", "remove-member", "End a membership", nothing).needs(access.MemberRemove), s.removeMember)
 }
 
 // signupRoutes: accounts by phone, and the second factor.
