@@ -46,6 +46,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	}
 	routes, err := directory.New(directory.Options{
 		DSN: s.NodeDatabaseURL, NodeID: s.NodeID, BaseDomain: s.BaseDomain, Share: s.ConnectionShare, Log: log,
+		Snapshot: s.SnapshotFile, Sealer: key, Registerer: registry,
 	})
 	if err != nil {
 		return err

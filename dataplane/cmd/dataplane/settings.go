@@ -28,6 +28,7 @@ type settings struct {
 	NodeID          string   `env:"OUVIRA_NODE_ID"`
 	ConnectionShare float64  `env:"OUVIRA_CONNECTION_SHARE" envDefault:"0.4"`
 	DataKeyFile     string   `env:"OUVIRA_DATA_KEY_FILE"`
+	SnapshotFile    string   `env:"OUVIRA_SNAPSHOT_FILE"`
 }
 
 // Validate completes the settings and says all that is wrong at once.

@@ -11,6 +11,8 @@
 //   - One pull is applied as a whole: no reader sees half of a change.
 //   - An unknown host is never given a default tenant.
 //   - While the control database is away, what is known is served; Age grows.
+//     A snapshot on disk, sealed, makes this hold across a restart; tenants that
+//     were suspended in it stay so.
 //   - Routes are shared and never changed after they are published.
 //
 // The same loop announces this node and its static share of every server's
@@ -29,6 +31,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
@@ -47,6 +50,11 @@ type Options struct {
 	MaxAge    time.Duration // older copies answer unknown hosts with 503; default 1 min
 	HoldFor   time.Duration // how long Admit lets requests of a held tenant wait; default 5 s
 	Log       *slog.Logger
+
+	Snapshot string // file that keeps the table over restarts; empty: none
+	Sealer   Sealer // of the snapshot
+
+	Registerer prometheus.Registerer // of the metrics; nil: none
 }
 
 // Event says that a tenant's route has changed. New is nil when the tenant is
@@ -60,9 +68,11 @@ type Directory struct {
 	options Options
 	suffix  string // "." + base domain, normalised
 
-	mu      sync.RWMutex // guards table; held for map accesses only
-	table   table
-	changed chan struct{} // closed and replaced after each applied change
+	mu         sync.RWMutex // guards table and tableClock; held for map accesses only
+	table      table
+	tableClock route.Clock   // what the table is up to
+	changed    chan struct{} // closed and replaced after each applied change
+	dirty      chan struct{} // of size 1: the table has changed since the snapshot
 
 	version  atomic.Int64
 	pulled   atomic.Int64 // pulls begun
@@ -94,17 +104,46 @@ func New(o Options) (*Directory, error) {
 	o.PollEvery = orDefault(o.PollEvery, time.Second)
 	o.MaxAge = orDefault(o.MaxAge, time.Minute)
 	o.HoldFor = orDefault(o.HoldFor, 5*time.Second)
+	if o.Snapshot != "" && o.Sealer == nil {
+		return nil, errors.New("a snapshot needs a key to seal it")
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Directory{
+	d := &Directory{
 		options: o,
 		suffix:  "." + base,
 		table:   newTable(0),
 		changed: make(chan struct{}),
+		dirty:   make(chan struct{}, 1),
 		pulls:   newPulls(),
 		servers: map[uuid.UUID]*route.Server{},
-	}, nil
+	}
+	return d, d.meter()
+}
+
+// meter registers what operators watch: how old the copy is that is served by.
+func (d *Directory) meter() error {
+	if d.options.Registerer == nil {
+		return nil
+	}
+	var errs []error
+	for _, g := range []struct {
+		name, help string
+		value      func() float64
+	}{
+		{"ouvira_routes_age_seconds", "Time since the route table was last known to be complete; -1 before there is one.", func() float64 {
+			if !d.Ready() {
+				return -1
+			}
+			return d.Age().Seconds()
+		}},
+		{"ouvira_routes", "Tenants in the route table.", func() float64 { return float64(d.Len()) }},
+		{"ouvira_routes_version", "Version of the route clock up to which everything is known.", func() float64 { return float64(d.Version()) }},
+	} {
+		errs = append(errs, d.options.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: g.name, Help: g.help}, g.value)))
+	}
+	return errors.Join(errs...)
 }
 
 func orDefault(d, otherwise time.Duration) time.Duration {
@@ -179,11 +218,12 @@ func (d *Directory) Len() int {
 	return len(d.table.byID)
 }
 
-// Ready tells whether the table has been pulled since this process started.
+// Ready tells whether there is a table to serve by: pulled since this process
+// started, or read from the snapshot.
 func (d *Directory) Ready() bool { return d.pulledAt.Load() != 0 }
 
-// Age is the time since the last successful pull; it is meaningless before
-// Ready.
+// Age is the time since the last successful pull, which may have been that of
+// an earlier process (see Options.Snapshot); it is meaningless before Ready.
 func (d *Directory) Age() time.Duration {
 	return time.Duration(time.Now().UnixNano() - d.pulledAt.Load())
 }

@@ -81,6 +81,12 @@ func (p *pulls) end() {
 // database that is merely away, or not migrated yet, is waited for.
 func (d *Directory) Run(ctx context.Context) error {
 	defer d.pulls.end()
+	d.restore(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	defer cancel()
+	keeping.Go(func() { d.keepSnapshot(ctx) })
 	pool, err := d.open(ctx)
 	if err != nil || pool == nil {
 		return err
@@ -128,7 +134,7 @@ func (d *Directory) open(ctx context.Context) (*pgxpool.Pool, error) {
 		if ctx.Err() != nil {
 			return nil, nil //nolint:nilerr // being told to stop is no failure
 		}
-		if permanent(err) {
+		if permanent(err) && !d.survives(err) {
 			return nil, err
 		}
 		d.options.Log.WarnContext(ctx, "waiting for the control database", "error", err)
@@ -174,6 +180,14 @@ func permanent(err error) bool {
 		return true
 	}
 	return errors.As(err, new(unusable))
+}
+
+// survives tells that a node with a snapshot goes on serving by it: whoever
+// broke its login to the control database shall not take the tenants down with
+// it. A share that others were given is another matter, and so is a setting that
+// nobody can read.
+func (d *Directory) survives(err error) bool {
+	return d.Ready() && pg.Code(err) != CodeShareTaken && !errors.As(err, new(unusable))
 }
 
 // unusable marks a control database that answers, or an address that is read,
@@ -222,12 +236,13 @@ func (d *Directory) pull(ctx context.Context, pool *pgxpool.Pool) error {
 	for _, broken := range changes.Broken {
 		d.options.Log.ErrorContext(ctx, "route served as under maintenance", "error", broken)
 	}
-	d.publish(changes)
+	d.publish(changes, time.Now())
 	return nil
 }
 
-// publish applies a pull as a whole and then tells the subscribers.
-func (d *Directory) publish(c route.Changes) {
+// publish applies what was pulled at that time as a whole and then tells the
+// subscribers.
+func (d *Directory) publish(c route.Changes, at time.Time) {
 	if c.Full {
 		clear(d.servers)
 	}
@@ -249,10 +264,17 @@ func (d *Directory) publish(c route.Changes) {
 		close(d.changed)
 		d.changed = make(chan struct{})
 	}
+	d.tableClock = c.Clock
+	d.pulledAt.Store(at.UnixNano())
 	d.mu.Unlock()
 	d.clock = c.Clock
 	d.version.Store(c.Clock.Version)
-	d.pulledAt.Store(time.Now().UnixNano())
+	if len(events) > 0 || c.Full {
+		select {
+		case d.dirty <- struct{}{}:
+		default: // told already
+		}
+	}
 	for _, e := range events {
 		for _, tell := range d.subscribers {
 			tell(e)
