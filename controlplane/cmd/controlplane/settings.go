@@ -63,7 +63,7 @@ func (s *settings) Validate() error {
 	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
 	for i, origin := range s.SignupOrigins {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
-		refuse(!tenant.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
+		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
 	}
 	_, err = httpserver.ParseProxies(s.TrustedProxies)
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)

@@ -61,7 +61,7 @@ func (p SettingsPatch) apply(s route.Settings) (route.Settings, error) {
 			note("cors_origins", "length", "At most 20 origins can be allowed.")
 		}
 		for i, origin := range *p.CORSOrigins {
-			if !IsOrigin(origin) {
+			if !route.IsOrigin(origin) {
 				note("cors_origins["+strconv.Itoa(i)+"]", "origin", "An origin is written as in https://app.example.com, without a path.")
 			}
 		}
@@ -86,12 +86,4 @@ func isPageURL(s string) bool {
 
 func isLocal(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "127.0.0.1"
-}
-
-// IsOrigin tells whether s is a web origin (scheme, host, port) and not "null"
-// or a wildcard.
-func IsOrigin(s string) bool {
-	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && !strings.Contains(u.Host, "*") &&
-		u.Scheme+"://"+u.Host == s && u.User == nil
 }

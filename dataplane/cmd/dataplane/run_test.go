@@ -91,20 +91,27 @@ func TestSettingsThatCannotBeRight(t *testing.T) {
 		t.Errorf("--print-config: %v\n%s", err, out)
 	}
 	for entry, want := range map[string]string{
-		"OUVIRA_NODE_DATABASE_URL=":           "OUVIRA_NODE_DATABASE_URL is not set",
-		"OUVIRA_DATA_KEY_FILE=":               "OUVIRA_DATA_KEY_FILE is not set",
-		"OUVIRA_BASE_DOMAIN=a b":              "OUVIRA_BASE_DOMAIN: must be a host name",
-		"OUVIRA_PUBLIC_SCHEME=ftp":            "must be http or https",
-		"OUVIRA_PUBLIC_PORT=99999":            "must be a port",
-		"OUVIRA_CONNECTION_SHARE=1.5":         "must be more than 0 and at most 1",
-		"OUVIRA_TRUSTED_PROXIES=10.0.0.0/8,x": "OUVIRA_TRUSTED_PROXIES: entry 2",
-		"OUVIRA_LOG_LEVEL=loud":               "must be debug, info, warn or error",
-		"OUVIRA_ENV=production":               "production wants https",
-		"OUVIRA_NOD_ID=x":                     "Did you mean OUVIRA_NODE_ID?",
+		"OUVIRA_NODE_DATABASE_URL=":                    "OUVIRA_NODE_DATABASE_URL is not set",
+		"OUVIRA_DATA_KEY_FILE=":                        "OUVIRA_DATA_KEY_FILE is not set",
+		"OUVIRA_BASE_DOMAIN=a b":                       "OUVIRA_BASE_DOMAIN: must be a host name",
+		"OUVIRA_PUBLIC_SCHEME=ftp":                     "must be http or https",
+		"OUVIRA_PUBLIC_PORT=99999":                     "must be a port",
+		"OUVIRA_CONNECTION_SHARE=1.5":                  "must be more than 0 and at most 1",
+		"OUVIRA_TRUSTED_PROXIES=10.0.0.0/8,x":          "OUVIRA_TRUSTED_PROXIES: entry 2",
+		"OUVIRA_LOG_LEVEL=loud":                        "must be debug, info, warn or error",
+		"OUVIRA_ENV=production":                        "production wants https",
+		"OUVIRA_AUTH_COOKIES=perhaps":                  "OUVIRA_AUTH_COOKIES",
+		"CORS_ALLOWED_ORIGINS=https://a.example, null": "CORS_ALLOWED_ORIGINS: entry 2",
+		"CORS_ALLOWED_ORIGINS=*":                       "CORS_ALLOWED_ORIGINS: entry 1",
+		"OUVIRA_NOD_ID=x":                              "Did you mean OUVIRA_NODE_ID?",
 	} {
 		if _, err := try(t, append(append([]string{}, good...), entry), "serve"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, want %q", entry, err, want)
 		}
+	}
+	plain := []string{"OUVIRA_ENV=production", "OUVIRA_PUBLIC_SCHEME=https", "CORS_ALLOWED_ORIGINS=http://a.example"}
+	if _, err := try(t, append(append([]string{}, good...), plain...), "serve"); err == nil || !strings.Contains(err.Error(), "CORS_ALLOWED_ORIGINS: production wants https") {
+		t.Errorf("a plain origin in production: %v", err)
 	}
 	weak := []string{"OUVIRA_ENV=production", "OUVIRA_PUBLIC_SCHEME=https", "OUVIRA_DATA_KEY_FILE=/k", "OUVIRA_NODE_DATABASE_URL=postgres://n:hunter2@db/o?sslmode=require"}
 	if _, err := try(t, weak, "serve"); err == nil || !strings.Contains(err.Error(), "production wants sslmode=verify-full") {

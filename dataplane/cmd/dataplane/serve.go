@@ -115,5 +115,6 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 			return lease, nil
 		},
 		Identity: identity.New(tokens, key), Access: access.New(), Sealer: key, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
+		Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -29,6 +30,8 @@ type settings struct {
 	ConnectionShare float64  `env:"OUVIRA_CONNECTION_SHARE" envDefault:"0.4"`
 	DataKeyFile     string   `env:"OUVIRA_DATA_KEY_FILE"`
 	SnapshotFile    string   `env:"OUVIRA_SNAPSHOT_FILE"`
+	AuthCookies     bool     `env:"OUVIRA_AUTH_COOKIES"`
+	CORSOrigins     []string `env:"CORS_ALLOWED_ORIGINS"`
 }
 
 // Validate completes the settings and says all that is wrong at once.
@@ -60,6 +63,10 @@ func (s *settings) Validate() error {
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
 	_, err = telemetry.Level(s.LogLevel)
 	refuse(err != nil, "OUVIRA_LOG_LEVEL: %v", err)
+	for i, origin := range s.CORSOrigins {
+		s.CORSOrigins[i] = strings.TrimSpace(origin)
+		refuse(!route.IsOrigin(s.CORSOrigins[i]), "CORS_ALLOWED_ORIGINS: entry %d is not an origin such as https://app.example.com", i+1)
+	}
 	if s.Env == config.Production {
 		errs = append(errs, s.insecure()...)
 	}
@@ -71,6 +78,11 @@ func (s *settings) insecure() []error {
 	var errs []error
 	if s.PublicScheme != "https" {
 		errs = append(errs, errors.New("OUVIRA_PUBLIC_SCHEME: production wants https"))
+	}
+	for _, origin := range s.CORSOrigins {
+		if !strings.HasPrefix(origin, "https://") {
+			errs = append(errs, errors.New("CORS_ALLOWED_ORIGINS: production wants https origins"))
+		}
 	}
 	if u, err := url.Parse(s.NodeDatabaseURL); s.NodeDatabaseURL != "" && (err != nil || u.Query().Get("sslmode") != "verify-full") {
 		errs = append(errs, errors.New("OUVIRA_NODE_DATABASE_URL: production wants sslmode=verify-full"))

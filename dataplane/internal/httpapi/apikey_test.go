@@ -122,14 +122,15 @@ func TestSec17AKeyIsDeadAtTheNextCall(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	owner, _ := n.login(t, n.A)
+	n.member(t, n.A, "second@example.com", "owner", n.A.CompanyID) // the last owner cannot be disabled
 	for name, end := range map[string]func(id int64){
 		"revoked": func(id int64) {
 			expect(t, "revoke", n.ask(t, http.MethodDelete, hostOf(n.A), "/account/api-keys/"+itoa(id), nil, bearer(owner)), 204)
 			expect(t, "again", n.ask(t, http.MethodDelete, hostOf(n.A), "/account/api-keys/"+itoa(id), nil, bearer(owner)), 404)
 		},
 		"expired":       func(id int64) { exec(t, n.A, "UPDATE public.api_keys SET expires_at = now() WHERE id = $1", id) },
-		"disabled":      func(int64) { exec(t, n.A, "UPDATE public.users SET is_active = false") },
-		"deleted":       func(int64) { exec(t, n.A, "UPDATE public.users SET deleted_at = now()") },
+		"disabled":      func(int64) { exec(t, n.A, "UPDATE public.users SET is_active = false WHERE id = $1", n.A.OwnerID) },
+		"deleted":       func(int64) { exec(t, n.A, "UPDATE public.users SET deleted_at = now() WHERE id = $1", n.A.OwnerID) },
 		"epoch raised":  func(int64) { n.Table.Change(n.A.ID, func(r *route.Route) { r.TokenEpoch++ }) },
 		"none, control": nil,
 	} {

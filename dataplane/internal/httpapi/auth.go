@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
@@ -26,14 +27,24 @@ type signedIn struct {
 
 // TokenPair is what a client is signed in with.
 type TokenPair struct {
-	Access    string `json:"access" doc:"Send it as Authorization: Bearer."`
+	Access    string `json:"access" doc:"Send it as Authorization: Bearer. Empty when X-Auth-Mode asked for cookies alone."`
 	Refresh   string `json:"refresh" doc:"Change it for new tokens at /auth/token/refresh. It works once."`
 	ExpiresIn int64  `json:"expires_in" doc:"Seconds until the access token expires." example:"900"`
+	CSRF      string `json:"csrf,omitempty" doc:"With cookies: send it as X-CSRF-Token with what changes something. It is in the cookie __Host-ouvira_csrf too." example:"3q2-7wAAq83vEjRWeJC63v4QIDBAUGBwgJCgsMDQ4PA"`
 }
 
-// tokens is how an answer hands tokens over.
+// tokens is how an answer hands tokens over: in its body, and in cookies where
+// they count. A page of another origin signs nobody in by cookies.
 func (sc *scope) tokens(t identity.Tokens) TokenPair {
-	return TokenPair{Access: t.Access, Refresh: t.Refresh, ExpiresIn: int64(t.ExpiresIn.Seconds())}
+	pair := TokenPair{Access: t.Access, Refresh: t.Refresh, ExpiresIn: int64(t.ExpiresIn.Seconds())}
+	if sc.cookies == nil || sc.cookies.foreign != nil {
+		return pair
+	}
+	pair.CSRF = sc.cookies.give(sc.answer, t)
+	if sc.cookies.alone {
+		pair.Access, pair.Refresh = "", ""
+	}
+	return pair
 }
 
 func (sc *scope) signedIn(p identity.Profile, t identity.Tokens) *signedIn {
@@ -53,19 +64,41 @@ func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*signedI
 }
 
 type refreshInput struct {
-	Body struct {
-		Refresh string `json:"refresh" minLength:"1" maxLength:"256"`
+	Body *struct {
+		Refresh string `json:"refresh,omitempty" maxLength:"256" doc:"Left out with cookies."`
 	}
 }
 
 type refreshOutput struct{ Body TokenPair }
 
+// refresh takes the token from the body, or else from its cookie.
 func (s *server) refresh(ctx context.Context, sc *scope, in *refreshInput) (*refreshOutput, error) {
-	tokens, err := s.Identity.Refresh(ctx, sc.tenant, in.Body.Refresh, sc.client)
+	sent := ""
+	if in.Body != nil {
+		sent = in.Body.Refresh
+	}
+	token, err := sc.refreshToken(sent)
+	if err != nil {
+		return nil, err
+	}
+	if token == "" {
+		const message = "Send the refresh token."
+		return nil, fault.Invalid(message).OnField("refresh", "required", message)
+	}
+	tokens, err := s.Identity.Refresh(ctx, sc.tenant, token, sc.client)
 	if err != nil {
 		return nil, err
 	}
 	return &refreshOutput{sc.tokens(tokens)}, nil
+}
+
+// refreshToken is the one of the body, or else that of the cookie when a page
+// of ours has sent it.
+func (sc *scope) refreshToken(sent string) (string, error) {
+	if sent != "" || sc.cookies == nil || sc.cookies.refresh == "" {
+		return sent, nil
+	}
+	return sc.cookies.refresh, sc.cookies.proven()
 }
 
 type logoutInput struct {
@@ -78,6 +111,9 @@ func (s *server) logout(ctx context.Context, tx pgx.Tx, c *caller, in *logoutInp
 	refresh := ""
 	if in.Body != nil {
 		refresh = in.Body.Refresh
+	}
+	if c.cookies != nil {
+		c.cookies.take(c.answer)
 	}
 	return nil, s.Identity.Logout(ctx, c.tenant, tx, c.Actor, refresh, c.client)
 }

@@ -7,6 +7,16 @@ func describe(document *huma.OpenAPI) {
 		"Every path answers with and without a trailing slash, and under the prefix /api too."
 	document.Info.Version = "1"
 	document.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	document.Components.SecuritySchemes["cookie"] = &huma.SecurityScheme{
+		Type: "apiKey", In: "cookie", Name: cookieAccess,
+		Description: "The access token, where the platform has cookies switched on. It counts when there is no Authorization header. " +
+			"What changes something needs the header " + headerCSRF + " too. Sign in with " + headerAuthMode + ": " + authModeCookie + " to have the tokens in cookies alone.",
+	}
+	document.Components.SecuritySchemes["csrf"] = &huma.SecurityScheme{
+		Type: "apiKey", In: "header", Name: headerCSRF,
+		Description: "With cookies: the field csrf of the answer that signed in, which is in the cookie " + cookieCSRF + " too. GET does not need it.",
+	}
+	document.Security = append(document.Security, map[string][]string{"cookie": {}, "csrf": {}})
 	document.Tags = []*huma.Tag{
 		{Name: "auth", Description: "Signing up, in and out; the second factor; passwords; devices."},
 		{Name: "account", Description: "One's own account, the users of the workspace, API keys, support access."},

@@ -50,7 +50,8 @@ type Lease interface {
 	Release()
 }
 
-// Options of New. All are required but Metrics and Proxies.
+// Options of New. All are required but Metrics, Proxies, Cookies and
+// CORSOrigins.
 type Options struct {
 	Log      *slog.Logger
 	Metrics  *httpserver.Metrics
@@ -62,6 +63,9 @@ type Options struct {
 	Access   *access.Service
 	Sealer   outbox.Sealer
 	Scheme   string // of the tenants' addresses, for links to pages of lists
+
+	Cookies     bool     // sign in with cookies too
+	CORSOrigins []string // whose pages may read the answers of every tenant
 }
 
 type server struct {
@@ -130,6 +134,7 @@ func build(s *server) (http.Handler, huma.API) {
 		httpserver.Recover,
 		httpserver.ClientAddr(s.Proxies),
 		httpserver.SecurityHeaders,
+		s.cors(),
 		httpserver.LimitBody,
 		httpserver.TidyPath("/api"),
 	)

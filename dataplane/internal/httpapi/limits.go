@@ -84,7 +84,11 @@ func perUser(l route.Limit) rule {
 // perSession finds the session of a refresh token, which changes with each use.
 func perSession(l route.Limit, field string) rule {
 	return rule{limit: l, field: field, of: func(ctx context.Context, s *server, sc *scope, value string) (string, error) {
-		return s.Identity.SessionOf(ctx, sc.tenant, value)
+		token, err := sc.refreshToken(value)
+		if err != nil {
+			return "", err
+		}
+		return s.Identity.SessionOf(ctx, sc.tenant, token)
 	}}
 }
 
@@ -119,7 +123,9 @@ func limiter[I any](s *server, id string) func(context.Context, *I) error {
 		for _, r := range rules {
 			value := ""
 			if r.path != nil {
-				value = reflect.ValueOf(in).Elem().FieldByIndex(r.path).String()
+				if field, err := reflect.ValueOf(in).Elem().FieldByIndexErr(r.path); err == nil { // a body that may be left out
+					value = field.String()
+				}
 			}
 			key, err := r.of(ctx, s, sc, value)
 			if err != nil {
@@ -152,6 +158,9 @@ func bodyField(input reflect.Type, name string) ([]int, bool) {
 		return nil, true
 	}
 	body, ok := input.FieldByName("Body")
+	if ok && body.Type.Kind() == reflect.Pointer {
+		body.Type = body.Type.Elem()
+	}
 	if !ok || body.Type.Kind() != reflect.Struct {
 		return nil, false
 	}

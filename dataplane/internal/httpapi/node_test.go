@@ -53,13 +53,13 @@ type node struct {
 // counts is what was asked of one tenant's database.
 type counts struct{ leases, roundTrips atomic.Int64 }
 
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T, changes ...func(*httpapi.Options)) *node {
 	t.Helper()
-	return nodeOver(t, tenanttest.New(t))
+	return nodeOver(t, tenanttest.New(t), changes...)
 }
 
 // nodeOver is a node, perhaps one of several, over the fixture's databases.
-func nodeOver(t *testing.T, f *tenanttest.Fixture) *node {
+func nodeOver(t *testing.T, f *tenanttest.Fixture, changes ...func(*httpapi.Options)) *node {
 	t.Helper()
 	n := &node{Fixture: f, registry: telemetry.NewRegistry(), log: &lines{}, calls: map[uuid.UUID]*counts{}}
 	log := telemetry.NewLogger(n.log, slog.LevelDebug, "dataplane")
@@ -84,7 +84,7 @@ func nodeOver(t *testing.T, f *tenanttest.Fixture) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.handler, err = httpapi.New(httpapi.Options{
+	options := httpapi.Options{
 		Log: log, Metrics: httpserver.NewMetrics(n.registry), Routes: n.Table, Identity: identity.New(n.tokens, n.Key), Access: access.New(), Sealer: n.Key,
 		Tokens: n.tokens, Proxies: proxies, Scheme: "https",
 		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) {
@@ -96,7 +96,11 @@ func nodeOver(t *testing.T, f *tenanttest.Fixture) *node {
 			}
 			return &countedLease{lease, c}, nil
 		},
-	})
+	}
+	for _, change := range changes {
+		change(&options)
+	}
+	n.handler, err = httpapi.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,8 @@ type scope struct {
 
 	idempotencyKeys []string // as they were sent
 
-	told *limit.Verdict // the limit that the answer's headers speak of
+	told    *limit.Verdict // the limit that the answer's headers speak of
+	cookies *cookies       // nil: they do not count
 }
 
 type scopeKey struct{}
@@ -73,6 +74,7 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			answer: w.Header(),
 
 			idempotencyKeys: r.Header.Values(headerKey),
+			cookies:         s.cookiesOf(r, found),
 		}
 		sc.tenant.Outbox = outbox.NewQueue(found, s.Sealer)
 		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
@@ -112,15 +114,23 @@ func (s *server) do(ctx context.Context, r *route.Route, work func(identity.Conn
 	return s.databaseFault(ctx, r, work(lease))
 }
 
-// checkToken verifies the bearer token of operations that want one, by the
-// route's public keys alone.
+// checkToken verifies the token of operations that want one, by the route's
+// public keys alone. A cookie counts when there is no Authorization header.
 func (s *server) checkToken(hctx huma.Context, next func(huma.Context)) {
 	if security := hctx.Operation().Security; security != nil && len(security) == 0 {
 		next(hctx)
 		return
 	}
 	sc := scopeOf(hctx.Context())
-	verified, err := s.Tokens.Verify(sc.tenant.Route, bearer(hctx.Header("Authorization")))
+	authorization := hctx.Header("Authorization")
+	token, byCookie := bearer(authorization), false
+	if sc.cookies != nil && authorization == "" {
+		token, byCookie = sc.cookies.access, true
+	}
+	verified, err := s.Tokens.Verify(sc.tenant.Route, token)
+	if err == nil && byCookie && !safe(hctx.Method()) {
+		err = sc.cookies.proven()
+	}
 	if err != nil {
 		// Whoever shows a bad token is not signed in, and is counted so.
 		if tooOften := s.count(sc); tooOften != nil {

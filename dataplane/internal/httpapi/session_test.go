@@ -85,9 +85,10 @@ func TestSec17NextCallIsRefused(t *testing.T) {
 	me := func(token string) answer {
 		return n.ask(t, http.MethodGet, hostOf(n.A), "/account/me", nil, bearer(token))
 	}
+	n.member(t, n.A, "second@example.com", "owner", n.A.CompanyID) // the last owner cannot be disabled
 	for name, end := range map[string]func(){
-		"disabled": func() { exec(t, n.A, "UPDATE public.users SET is_active = false") },
-		"deleted":  func() { exec(t, n.A, "UPDATE public.users SET deleted_at = now()") },
+		"disabled": func() { exec(t, n.A, "UPDATE public.users SET is_active = false WHERE id = $1", n.A.OwnerID) },
+		"deleted":  func() { exec(t, n.A, "UPDATE public.users SET deleted_at = now() WHERE id = $1", n.A.OwnerID) },
 		"revoked":  func() { exec(t, n.A, "UPDATE public.sessions SET revoked_at = now()") },
 		"expired":  func() { exec(t, n.A, "UPDATE public.sessions SET expires_at = now()") },
 	} {

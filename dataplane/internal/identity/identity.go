@@ -118,6 +118,7 @@ type Tokens struct {
 	Access    string
 	Refresh   string
 	ExpiresIn time.Duration // of the access token
+	Idle      time.Duration // of the refresh token: it dies when it is not used for so long
 }
 
 // Service is the room. It holds no state of a tenant but caches that may be

@@ -70,10 +70,10 @@ func (s *Service) newSession(ctx context.Context, t Tenant, db pg.Querier, u Pro
 	if err != nil {
 		return Tokens{}, err
 	}
-	return s.tokensFor(ctx, t, db, u.ID, id, refresh)
+	return s.tokensFor(ctx, t, db, u.ID, id, refresh, remember)
 }
 
-func (s *Service) tokensFor(ctx context.Context, t Tenant, db pg.Querier, userID int64, session uuid.UUID, refresh string) (Tokens, error) {
+func (s *Service) tokensFor(ctx context.Context, t Tenant, db pg.Querier, userID int64, session uuid.UUID, refresh string, remember bool) (Tokens, error) {
 	key, err := s.keys.current(ctx, t.Route, &s.queries, db)
 	if err != nil {
 		return Tokens{}, err
@@ -82,7 +82,7 @@ func (s *Service) tokensFor(ctx context.Context, t Tenant, db pg.Querier, userID
 	if err != nil {
 		return Tokens{}, err
 	}
-	return Tokens{Access: access, Refresh: refresh, ExpiresIn: AccessLifetime}, nil
+	return Tokens{Access: access, Refresh: refresh, ExpiresIn: AccessLifetime, Idle: idle(remember)}, nil
 }
 
 func lifetime(remember bool) time.Duration {
@@ -163,7 +163,7 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 		if err != nil {
 			return Tokens{}, false, err
 		}
-		tokens, err = s.tokensFor(ctx, t, tx, row.UserID, row.SessionID, child)
+		tokens, err = s.tokensFor(ctx, t, tx, row.UserID, row.SessionID, child, row.Remember)
 		return tokens, false, err
 	case row.Rotated:
 		err = s.queries.RevokeSession(ctx, tx, dbsqlc.RevokeSessionParams{
@@ -184,7 +184,7 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 	if err != nil {
 		return Tokens{}, false, err
 	}
-	tokens, err = s.tokensFor(ctx, t, tx, row.UserID, row.SessionID, child)
+	tokens, err = s.tokensFor(ctx, t, tx, row.UserID, row.SessionID, child, row.Remember)
 	return tokens, false, err
 }
 
