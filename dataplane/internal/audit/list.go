@@ -64,8 +64,11 @@ type Filter struct {
 	Entity   string
 	EntityID int64
 	Action   string
-	From     time.Time // from this moment on
-	Until    time.Time // before this one
+	// ActionPrefix is how the names of the actions begin.
+	ActionPrefix string
+
+	From  time.Time // from this moment on
+	Until time.Time // before this one
 }
 
 // Window is which part of a list: a page, or what follows a cursor.
@@ -202,6 +205,9 @@ func (w *where) filter(f Filter) {
 	}
 	if f.Action != "" {
 		w.and("l.action = ?", f.Action)
+	}
+	if f.ActionPrefix != "" {
+		w.and("starts_with(l.action, ?)", f.ActionPrefix)
 	}
 	if !f.From.IsZero() {
 		w.and("l.created_at >= ?", f.From)

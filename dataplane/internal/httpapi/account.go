@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -76,9 +78,55 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 	return sc.signedIn(profile, tokens), nil
 }
 
-type userOutput struct{ Body User }
+type userOutput struct {
+	ETag string `header:"ETag"`
+	Body User
+}
 
 // me needs no statement of its own: the first one has brought the profile.
 func (s *server) me(_ context.Context, _ pg.Querier, c *caller, _ *struct{}) (*userOutput, error) {
-	return &userOutput{userOf(c.Profile)}, nil
+	return &userOutput{etagOf(c.Profile.UpdatedAt), userOf(c.Profile)}, nil
+}
+
+type replaceProfileInput struct {
+	IfMatch
+
+	Body struct {
+		ProfileFields
+
+		FullName string `json:"full_name" minLength:"1" maxLength:"200"`
+	}
+}
+
+func (s *server) replaceProfile(ctx context.Context, tx pgx.Tx, c *caller, in *replaceProfileInput) (*userOutput, error) {
+	return s.changeProfile(ctx, tx, c, in.IfMatch, optional[string]{Set: true, Value: in.Body.FullName}, in.Body.ProfileFields)
+}
+
+type patchProfileInput struct {
+	IfMatch
+
+	Body struct {
+		ProfileFields
+
+		FullName optional[string] `json:"full_name,omitzero" minLength:"1" maxLength:"200"`
+	}
+}
+
+func (s *server) patchProfile(ctx context.Context, tx pgx.Tx, c *caller, in *patchProfileInput) (*userOutput, error) {
+	return s.changeProfile(ctx, tx, c, in.IfMatch, in.Body.FullName, in.Body.ProfileFields)
+}
+
+func (s *server) changeProfile(ctx context.Context, tx pgx.Tx, c *caller, match IfMatch, name optional[string], fields ProfileFields) (*userOutput, error) {
+	before, err := s.Identity.LockAccount(ctx, tx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := match.check(before.UpdatedAt); err != nil {
+		return nil, err
+	}
+	after, err := s.Identity.ChangeAccount(ctx, c.tenant, tx, c.who(), nil, before, fields.of(before, name.or(before.FullName)))
+	if err != nil {
+		return nil, err
+	}
+	return &userOutput{etagOf(after.UpdatedAt), userOf(after.Profile)}, nil
 }

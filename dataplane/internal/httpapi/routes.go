@@ -42,6 +42,8 @@ func (s *server) authRoutes(api huma.API) {
 	open(s, api, op(post, "/auth/login", "login", "Sign in with a password", ok), s.login)
 	open(s, api, op(post, "/auth/token/refresh", "refresh-token", "Change a refresh token for new tokens", ok), s.refresh)
 	write(s, api, op(post, "/auth/logout", "logout", "End this session", http.StatusResetContent).own(), s.logout)
+	read(s, api, op(get, "/auth/sessions", "list-sessions", "Devices on which one is signed in", ok).own(), s.listSessions)
+	write(s, api, op(remove, "/auth/sessions/{id}", "end-session", "Sign a device out", nothing).own(), s.endSession)
 	open(s, api, op(get, "/.well-known/jwks.json", "signing-keys", "The public keys of this tenant's tokens", ok), s.jwks)
 }
 
@@ -49,6 +51,20 @@ func (s *server) accountRoutes(api huma.API) {
 	open(s, api, op(post, "/account/register", "register", "Make an account and sign in", created), s.register)
 	read(s, api, op(get, "/account/me", "me", "Who is signed in", ok).own().evenMachines(), s.me)
 	read(s, api, op(get, "/account/profile", "profile", "One's own profile", ok).own(), s.me)
+	write(s, api, op(put, "/account/profile", "replace-profile", "Change one's own profile; what is absent stays", ok).own(), s.replaceProfile)
+	write(s, api, op(patch, "/account/profile", "change-profile", "Change some of one's own profile", ok).own(), s.patchProfile)
+	read(s, api, op(get, "/account/session-test", "session-test", "Whether one is signed in, and until when", ok).own(), s.sessionTest)
+	read(s, api, op(get, "/account/session-tests", "session-test-alias", "The same as /account/session-test", ok).own(), s.sessionTest)
+	read(s, api, op(get, "/account/login-activity", "login-activity", "When and from where one has signed in, or somebody tried", ok).own(), s.loginActivity)
+	s.userRoutes(api)
+}
+
+// userRoutes: looking after the users of one's companies.
+func (s *server) userRoutes(api huma.API) {
+	read(s, api, op(get, "/account/users", "list-users", "Users of one's companies", ok).needs(access.UserRead), s.listUsers)
+	read(s, api, op(get, "/account/users/{id}", "get-user", "One user", ok).needs(access.UserRead), s.getUser)
+	write(s, api, op(patch, "/account/users/{id}", "change-user", "Change a user, or let a disabled one in again", ok).needs(access.UserEdit), s.patchUser)
+	write(s, api, op(post, "/account/users/{id}/deactivate", "deactivate-user", "Disable a user, who is signed out everywhere at once", ok).needs(access.UserDeactivate), s.deactivateUser)
 }
 
 func (s *server) companyRoutes(api huma.API) {

@@ -62,3 +62,67 @@ WITH tokens AS (
 )
 INSERT INTO ledger.security_logs (user_id, user_display, action, metadata, ip_address, request_id)
 VALUES (@user_id, @user_display, @action, @metadata, @ip_address, @request_id);
+
+-- name: CountSessions :one
+SELECT count(*) FROM public.sessions s
+WHERE s.user_id = @user_id AND s.revoked_at IS NULL AND s.expires_at > now()
+  AND EXISTS (SELECT FROM public.refresh_tokens r WHERE r.session_id = s.id AND r.expires_at > now());
+
+-- name: ListSessions :many
+-- A session whose refresh tokens have all died of idleness has ended.
+SELECT s.id, s.user_agent, s.ip_address, s.created_at, s.last_used_at, s.expires_at FROM public.sessions s
+WHERE s.user_id = @user_id AND s.revoked_at IS NULL AND s.expires_at > now()
+  AND EXISTS (SELECT FROM public.refresh_tokens r WHERE r.session_id = s.id AND r.expires_at > now())
+ORDER BY s.last_used_at DESC, s.id
+LIMIT @max_rows OFFSET @skip_rows;
+
+-- name: LockOwnSession :one
+SELECT s.id FROM public.sessions s
+WHERE s.id = @id AND s.user_id = @user_id AND s.revoked_at IS NULL AND s.expires_at > now()
+FOR NO KEY UPDATE;
+
+-- name: GetAccount :one
+SELECT u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at, u.is_active
+FROM public.users u WHERE u.id = @id AND u.deleted_at IS NULL;
+
+-- name: LockAccount :one
+SELECT u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at, u.is_active
+FROM public.users u WHERE u.id = @id AND u.deleted_at IS NULL
+FOR NO KEY UPDATE;
+
+-- name: UpdateAccount :one
+UPDATE public.users u
+SET full_name = @full_name, username = @username, email = @email, email_verified = @email_verified,
+    primary_mobile = @primary_mobile, phone_verified = @phone_verified, updated_at = now()
+WHERE u.id = @id
+RETURNING u.updated_at;
+
+-- name: KillPasswordTokens :exec
+UPDATE public.password_tokens t SET used_at = now() WHERE t.user_id = @user_id AND t.used_at IS NULL;
+
+-- name: SetActive :one
+UPDATE public.users u SET is_active = @is_active, updated_at = now() WHERE u.id = @id RETURNING u.updated_at;
+
+-- name: EndSessions :exec
+UPDATE public.sessions s SET revoked_at = now(), revoked_reason = @reason::text WHERE s.user_id = @user_id AND s.revoked_at IS NULL;
+
+-- name: CompaniesOfUser :many
+SELECT m.company_id FROM public.user_companies m JOIN public.companies c ON c.id = m.company_id
+WHERE m.user_id = @user_id AND m.is_active AND c.deleted_at IS NULL
+ORDER BY m.company_id;
+
+-- name: CountAccounts :one
+SELECT count(*) FROM public.users u
+WHERE u.deleted_at IS NULL
+  AND (@everyone::boolean OR EXISTS (SELECT FROM public.user_companies m WHERE m.user_id = u.id AND m.is_active AND m.company_id = ANY (@companies::bigint[])));
+
+-- name: ListAccounts :many
+SELECT u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at, u.is_active
+FROM public.users u
+WHERE u.deleted_at IS NULL
+  AND (@everyone::boolean OR EXISTS (SELECT FROM public.user_companies m WHERE m.user_id = u.id AND m.is_active AND m.company_id = ANY (@companies::bigint[])))
+ORDER BY u.id
+LIMIT @max_rows OFFSET @skip_rows;

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"strconv"
 	"strings"
@@ -28,9 +27,7 @@ var errNobody = errors.New("there is nobody to write to")
 // caller learns nothing of whether there is such an account: for nobody the
 // same statements run, and the message is taken back.
 func (s *Service) ForgotPassword(ctx context.Context, t Tenant, identifier string, c Client) error {
-	secret := make([]byte, secretBytes)
-	_, _ = rand.Read(secret) // never fails
-	token := b64.EncodeToString(secret)
+	token := newOpaque("")
 	link, err := s.tokens.Link(t.Route, t.Route.Settings.ResetURL, resetPath, token)
 	if err != nil {
 		return err

@@ -26,6 +26,9 @@ const (
 	actionPasswordSet    = "password_set"
 	actionPasswordWrong  = "password_wrong" // asked of somebody who is signed in
 
+	actionUserActivated   = "user_activated"
+	actionUserDeactivated = "user_deactivated"
+
 	actionSignupVerified = "signup_verified"
 	actionSignupOfUser   = "signup_of_existing_user"
 	actionCodeRefused    = "code_refused"

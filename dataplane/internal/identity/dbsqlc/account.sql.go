@@ -9,9 +9,67 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/google/uuid"
 )
+
+const companiesOfUser = `-- name: CompaniesOfUser :many
+SELECT m.company_id FROM public.user_companies m JOIN public.companies c ON c.id = m.company_id
+WHERE m.user_id = $1 AND m.is_active AND c.deleted_at IS NULL
+ORDER BY m.company_id
+`
+
+func (q *Queries) CompaniesOfUser(ctx context.Context, db DBTX, userID int64) ([]int64, error) {
+	rows, err := db.Query(ctx, companiesOfUser, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []int64{}
+	for rows.Next() {
+		var company_id int64
+		if err := rows.Scan(&company_id); err != nil {
+			return nil, err
+		}
+		items = append(items, company_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countAccounts = `-- name: CountAccounts :one
+SELECT count(*) FROM public.users u
+WHERE u.deleted_at IS NULL
+  AND ($1::boolean OR EXISTS (SELECT FROM public.user_companies m WHERE m.user_id = u.id AND m.is_active AND m.company_id = ANY ($2::bigint[])))
+`
+
+type CountAccountsParams struct {
+	Everyone  bool
+	Companies []int64
+}
+
+func (q *Queries) CountAccounts(ctx context.Context, db DBTX, arg CountAccountsParams) (int64, error) {
+	row := db.QueryRow(ctx, countAccounts, arg.Everyone, arg.Companies)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
+const countSessions = `-- name: CountSessions :one
+SELECT count(*) FROM public.sessions s
+WHERE s.user_id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
+  AND EXISTS (SELECT FROM public.refresh_tokens r WHERE r.session_id = s.id AND r.expires_at > now())
+`
+
+func (q *Queries) CountSessions(ctx context.Context, db DBTX, userID int64) (int64, error) {
+	row := db.QueryRow(ctx, countSessions, userID)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
 
 const endAfterPasswordChange = `-- name: EndAfterPasswordChange :exec
 WITH tokens AS (
@@ -46,6 +104,20 @@ func (q *Queries) EndAfterPasswordChange(ctx context.Context, db DBTX, arg EndAf
 		arg.RequestID,
 		arg.KeptSession,
 	)
+	return err
+}
+
+const endSessions = `-- name: EndSessions :exec
+UPDATE public.sessions s SET revoked_at = now(), revoked_reason = $1::text WHERE s.user_id = $2 AND s.revoked_at IS NULL
+`
+
+type EndSessionsParams struct {
+	Reason string
+	UserID int64
+}
+
+func (q *Queries) EndSessions(ctx context.Context, db DBTX, arg EndSessionsParams) error {
+	_, err := db.Exec(ctx, endSessions, arg.Reason, arg.UserID)
 	return err
 }
 
@@ -89,6 +161,53 @@ func (q *Queries) FindPasswordToken(ctx context.Context, db DBTX, tokenHash []by
 	return user_id, err
 }
 
+const getAccount = `-- name: GetAccount :one
+SELECT u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at, u.is_active
+FROM public.users u WHERE u.id = $1 AND u.deleted_at IS NULL
+`
+
+type GetAccountRow struct {
+	ID            int64
+	AccountUID    string
+	Username      string
+	FullName      string
+	Email         *string
+	EmailVerified bool
+	PrimaryMobile *string
+	PhoneVerified bool
+	Is2FAEnabled  bool
+	TwoFAType     *string
+	DateJoined    time.Time
+	LastLogin     *time.Time
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+	IsActive      bool
+}
+
+func (q *Queries) GetAccount(ctx context.Context, db DBTX, id int64) (GetAccountRow, error) {
+	row := db.QueryRow(ctx, getAccount, id)
+	var i GetAccountRow
+	err := row.Scan(
+		&i.ID,
+		&i.AccountUID,
+		&i.Username,
+		&i.FullName,
+		&i.Email,
+		&i.EmailVerified,
+		&i.PrimaryMobile,
+		&i.PhoneVerified,
+		&i.Is2FAEnabled,
+		&i.TwoFAType,
+		&i.DateJoined,
+		&i.LastLogin,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+		&i.IsActive,
+	)
+	return i, err
+}
+
 const keepPassword = `-- name: KeepPassword :exec
 WITH kept AS (
     INSERT INTO public.password_history (user_id, password_hash)
@@ -109,6 +228,208 @@ type KeepPasswordParams struct {
 func (q *Queries) KeepPassword(ctx context.Context, db DBTX, arg KeepPasswordParams) error {
 	_, err := db.Exec(ctx, keepPassword, arg.UserID, arg.Others)
 	return err
+}
+
+const killPasswordTokens = `-- name: KillPasswordTokens :exec
+UPDATE public.password_tokens t SET used_at = now() WHERE t.user_id = $1 AND t.used_at IS NULL
+`
+
+func (q *Queries) KillPasswordTokens(ctx context.Context, db DBTX, userID int64) error {
+	_, err := db.Exec(ctx, killPasswordTokens, userID)
+	return err
+}
+
+const listAccounts = `-- name: ListAccounts :many
+SELECT u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at, u.is_active
+FROM public.users u
+WHERE u.deleted_at IS NULL
+  AND ($1::boolean OR EXISTS (SELECT FROM public.user_companies m WHERE m.user_id = u.id AND m.is_active AND m.company_id = ANY ($2::bigint[])))
+ORDER BY u.id
+LIMIT $4 OFFSET $3
+`
+
+type ListAccountsParams struct {
+	Everyone  bool
+	Companies []int64
+	SkipRows  int32
+	MaxRows   int32
+}
+
+type ListAccountsRow struct {
+	ID            int64
+	AccountUID    string
+	Username      string
+	FullName      string
+	Email         *string
+	EmailVerified bool
+	PrimaryMobile *string
+	PhoneVerified bool
+	Is2FAEnabled  bool
+	TwoFAType     *string
+	DateJoined    time.Time
+	LastLogin     *time.Time
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+	IsActive      bool
+}
+
+func (q *Queries) ListAccounts(ctx context.Context, db DBTX, arg ListAccountsParams) ([]ListAccountsRow, error) {
+	rows, err := db.Query(ctx, listAccounts,
+		arg.Everyone,
+		arg.Companies,
+		arg.SkipRows,
+		arg.MaxRows,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ListAccountsRow{}
+	for rows.Next() {
+		var i ListAccountsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.AccountUID,
+			&i.Username,
+			&i.FullName,
+			&i.Email,
+			&i.EmailVerified,
+			&i.PrimaryMobile,
+			&i.PhoneVerified,
+			&i.Is2FAEnabled,
+			&i.TwoFAType,
+			&i.DateJoined,
+			&i.LastLogin,
+			&i.CreatedAt,
+			&i.UpdatedAt,
+			&i.IsActive,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listSessions = `-- name: ListSessions :many
+SELECT s.id, s.user_agent, s.ip_address, s.created_at, s.last_used_at, s.expires_at FROM public.sessions s
+WHERE s.user_id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
+  AND EXISTS (SELECT FROM public.refresh_tokens r WHERE r.session_id = s.id AND r.expires_at > now())
+ORDER BY s.last_used_at DESC, s.id
+LIMIT $3 OFFSET $2
+`
+
+type ListSessionsParams struct {
+	UserID   int64
+	SkipRows int32
+	MaxRows  int32
+}
+
+type ListSessionsRow struct {
+	ID         uuid.UUID
+	UserAgent  string
+	IPAddress  *netip.Addr
+	CreatedAt  time.Time
+	LastUsedAt time.Time
+	ExpiresAt  time.Time
+}
+
+// A session whose refresh tokens have all died of idleness has ended.
+func (q *Queries) ListSessions(ctx context.Context, db DBTX, arg ListSessionsParams) ([]ListSessionsRow, error) {
+	rows, err := db.Query(ctx, listSessions, arg.UserID, arg.SkipRows, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ListSessionsRow{}
+	for rows.Next() {
+		var i ListSessionsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.UserAgent,
+			&i.IPAddress,
+			&i.CreatedAt,
+			&i.LastUsedAt,
+			&i.ExpiresAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockAccount = `-- name: LockAccount :one
+SELECT u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at, u.is_active
+FROM public.users u WHERE u.id = $1 AND u.deleted_at IS NULL
+FOR NO KEY UPDATE
+`
+
+type LockAccountRow struct {
+	ID            int64
+	AccountUID    string
+	Username      string
+	FullName      string
+	Email         *string
+	EmailVerified bool
+	PrimaryMobile *string
+	PhoneVerified bool
+	Is2FAEnabled  bool
+	TwoFAType     *string
+	DateJoined    time.Time
+	LastLogin     *time.Time
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+	IsActive      bool
+}
+
+func (q *Queries) LockAccount(ctx context.Context, db DBTX, id int64) (LockAccountRow, error) {
+	row := db.QueryRow(ctx, lockAccount, id)
+	var i LockAccountRow
+	err := row.Scan(
+		&i.ID,
+		&i.AccountUID,
+		&i.Username,
+		&i.FullName,
+		&i.Email,
+		&i.EmailVerified,
+		&i.PrimaryMobile,
+		&i.PhoneVerified,
+		&i.Is2FAEnabled,
+		&i.TwoFAType,
+		&i.DateJoined,
+		&i.LastLogin,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+		&i.IsActive,
+	)
+	return i, err
+}
+
+const lockOwnSession = `-- name: LockOwnSession :one
+SELECT s.id FROM public.sessions s
+WHERE s.id = $1 AND s.user_id = $2 AND s.revoked_at IS NULL AND s.expires_at > now()
+FOR NO KEY UPDATE
+`
+
+type LockOwnSessionParams struct {
+	ID     uuid.UUID
+	UserID int64
+}
+
+func (q *Queries) LockOwnSession(ctx context.Context, db DBTX, arg LockOwnSessionParams) (uuid.UUID, error) {
+	row := db.QueryRow(ctx, lockOwnSession, arg.ID, arg.UserID)
+	var id uuid.UUID
+	err := row.Scan(&id)
+	return id, err
 }
 
 const passwordsOf = `-- name: PasswordsOf :one
@@ -164,6 +485,22 @@ func (q *Queries) ReplaceResetToken(ctx context.Context, db DBTX, arg ReplaceRes
 	return err
 }
 
+const setActive = `-- name: SetActive :one
+UPDATE public.users u SET is_active = $1, updated_at = now() WHERE u.id = $2 RETURNING u.updated_at
+`
+
+type SetActiveParams struct {
+	IsActive bool
+	ID       int64
+}
+
+func (q *Queries) SetActive(ctx context.Context, db DBTX, arg SetActiveParams) (time.Time, error) {
+	row := db.QueryRow(ctx, setActive, arg.IsActive, arg.ID)
+	var updated_at time.Time
+	err := row.Scan(&updated_at)
+	return updated_at, err
+}
+
 const setPassword = `-- name: SetPassword :one
 UPDATE public.users u
 SET password_hash = $1, failed_logins = 0, locked_until = NULL, updated_at = now(),
@@ -200,6 +537,39 @@ func (q *Queries) SetPassword(ctx context.Context, db DBTX, arg SetPasswordParam
 	var i SetPasswordRow
 	err := row.Scan(&i.FullName, &i.Email)
 	return i, err
+}
+
+const updateAccount = `-- name: UpdateAccount :one
+UPDATE public.users u
+SET full_name = $1, username = $2, email = $3, email_verified = $4,
+    primary_mobile = $5, phone_verified = $6, updated_at = now()
+WHERE u.id = $7
+RETURNING u.updated_at
+`
+
+type UpdateAccountParams struct {
+	FullName      string
+	Username      string
+	Email         *string
+	EmailVerified bool
+	PrimaryMobile *string
+	PhoneVerified bool
+	ID            int64
+}
+
+func (q *Queries) UpdateAccount(ctx context.Context, db DBTX, arg UpdateAccountParams) (time.Time, error) {
+	row := db.QueryRow(ctx, updateAccount,
+		arg.FullName,
+		arg.Username,
+		arg.Email,
+		arg.EmailVerified,
+		arg.PrimaryMobile,
+		arg.PhoneVerified,
+		arg.ID,
+	)
+	var updated_at time.Time
+	err := row.Scan(&updated_at)
+	return updated_at, err
 }
 
 const usePasswordToken = `-- name: UsePasswordToken :one
