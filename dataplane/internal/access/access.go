@@ -167,16 +167,16 @@ func (s *Service) Standing(ctx context.Context, db pg.Querier, who Subject, comp
 	if standing, known := s.decisions.Get(key); known && !who.At.IsZero() && standing.decision.holdsAt(who.At) {
 		return standing, nil
 	}
-	standing, epoch, err := s.look(ctx, db, who, companyID)
+	found, err := s.look(ctx, db, who, companyID)
 	if err != nil {
 		return Standing{}, err
 	}
 	// What cannot be seen is not remembered: ids that somebody tries must not
 	// push out what is used.
-	if standing.Visible && epoch == who.AuthzEpoch {
-		s.decisions.Add(key, standing)
+	if found.Visible && found.epoch == who.AuthzEpoch {
+		s.decisions.Add(key, found.Standing)
 	}
-	return standing, nil
+	return found.Standing, nil
 }
 
 // AtHome is the standing in the tenant's home company.
@@ -189,35 +189,32 @@ func (s *Service) AtHome(ctx context.Context, db pg.Querier, who Subject) (Stand
 	return standing, err
 }
 
-// look asks the database. The epoch is the one that the decision belongs to.
-func (s *Service) look(ctx context.Context, db pg.Querier, who Subject, companyID int64) (Standing, int64, error) {
+// look asks the database.
+func (s *Service) look(ctx context.Context, db pg.Querier, who Subject, companyID int64) (found, error) {
 	names, known := s.catalogues.Get(who.tenantKey())
 	stale := !known || names.authzEpoch != who.AuthzEpoch
 	rows, err := s.queries.Look(ctx, db, dbsqlc.LookParams{CompanyID: companyID, UserID: who.UserID, WithCatalogue: stale})
 	if err != nil {
-		return Standing{}, 0, err
+		return found{}, err
 	}
 	if len(rows) == 0 {
-		return Standing{}, 0, errors.New("the tenant's database has no authorization epoch")
+		return found{}, errors.New("the tenant's database has no authorization epoch")
 	}
 	about := rows[0]
-	assignments := make([]Assignment, 0, len(rows))
+	f := found{at: about.At, epoch: about.Epoch}
 	for _, row := range rows {
 		if len(row.PermissionIds) > 0 {
 			if names, err = s.learn(who, row.Epoch, names, row.PermissionIds, row.PermissionCodes); err != nil {
-				return Standing{}, 0, err
+				return found{}, err
 			}
 		}
 		if row.AssignmentID != 0 {
-			assignments = append(assignments, Assignment{
-				ID: row.AssignmentID, RoleID: row.RoleID, Role: row.Role, Owner: row.Owner, CompanyID: row.CompanyID,
-				Distance: int(row.Distance), Scope: Scope(row.Scope), ExpiresAt: row.ExpiresAt, Granted: row.Granted, Denied: row.Denied,
-			})
+			f.assignments = append(f.assignments, assignmentOf(row))
 		}
 	}
-	standing := Standing{Active: about.Active, companyID: about.AskedID, decision: Decide(assignments, about.At), catalogue: names.catalogue}
-	standing.Visible = about.Present && (about.Member || standing.decision.Reached)
-	return standing, about.Epoch, nil
+	f.Standing = Standing{Active: about.Active, companyID: about.AskedID, decision: Decide(f.assignments, about.At), catalogue: names.catalogue}
+	f.Visible = about.Present && (about.Member || f.decision.Reached)
+	return f, nil
 }
 
 // learn keeps what the permissions are called. Most changes of the epoch do not

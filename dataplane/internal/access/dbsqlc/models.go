@@ -3,3 +3,42 @@
 //   sqlc v1.31.1
 
 package dbsqlc
+
+import (
+	"time"
+)
+
+type Permission struct {
+	ID          int64
+	Code        string
+	Module      string
+	Description string
+	// Seeded by the platform: operations depend on it, so it is neither changed nor deleted.
+	IsSystem  bool
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+type Role struct {
+	ID          int64
+	Role        string
+	Description string
+	// NULL: the role is system-wide.
+	CompanyID    *int64
+	IsSystemRole bool
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	DeletedAt    *time.Time
+	IsDeleted    *bool
+}
+
+type UserCompany struct {
+	ID               int64
+	UserID           int64
+	CompanyID        int64
+	IsActive         bool
+	IsPrimaryCompany bool
+	JoinedAt         time.Time
+	CreatedAt        time.Time
+	UpdatedAt        time.Time
+}
