@@ -78,19 +78,23 @@ func (s *Service) Entry(ctx context.Context, db pg.Querier, id int64) (Entry, er
 	return entryOf(row), noEntry(err)
 }
 
-// entryID finds a permission by its id, or by its code.
+// entryID finds a permission by its id (0: none) or its code ("": none); of
+// both, they must name the same.
 func (s *Service) entryID(ctx context.Context, db pg.Querier, id int64, code Permission) (int64, error) {
+	var entry Entry
 	var err error
 	if id != 0 {
-		_, err = s.queries.GetPermission(ctx, db, id)
+		entry, err = s.Entry(ctx, db, id)
 	} else {
-		id, err = s.queries.PermissionByCode(ctx, db, string(code))
+		var found int64
+		found, err = s.queries.PermissionByCode(ctx, db, string(code))
+		entry = Entry{ID: found, Code: code}
 	}
-	if errors.Is(err, pgx.ErrNoRows) {
+	if errors.Is(err, pgx.ErrNoRows) || fault.Is(err, fault.KindNotFound) || err == nil && code != "" && entry.Code != code {
 		const unknown = "There is no such permission."
 		return 0, fault.Invalid(unknown).OnField("permission", "unknown", unknown)
 	}
-	return id, err
+	return entry.ID, err
 }
 
 // AddEntry adds a permission. Owners hold it at once: nobody else could give it.

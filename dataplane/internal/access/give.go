@@ -17,12 +17,33 @@ import (
 // that is its scope; to take one away, all that it denies, since taking a denial
 // away widens. The owner role is given and taken by owners alone.
 
-// Giver is somebody who gives or takes. Allows says what their credential
-// leaves of what they hold: an API key may do less than its user.
+// Giver is somebody who gives or takes, with a credential that may do less than
+// its user, as an API key.
 type Giver struct {
 	Subject
 
+	// Allows says what the credential leaves of what the user holds.
 	Allows func(Standing, Permission) bool
+	// Reach says what it leaves of a standing: none where it does not work. Nil
+	// leaves all.
+	Reach func(context.Context, pg.Querier, Standing) (Standing, error)
+}
+
+func (by Giver) reached(ctx context.Context, db pg.Querier, standing Standing, err error) (Standing, error) {
+	if err != nil || by.Reach == nil {
+		return standing, err
+	}
+	return by.Reach(ctx, db, standing)
+}
+
+func (s *Service) standingOf(ctx context.Context, db pg.Querier, by Giver, companyID int64) (Standing, error) {
+	standing, err := s.Standing(ctx, db, by.Subject, companyID)
+	return by.reached(ctx, db, standing, err)
+}
+
+func (s *Service) atHomeOf(ctx context.Context, db pg.Querier, by Giver) (Standing, error) {
+	standing, err := s.AtHome(ctx, db, by.Subject)
+	return by.reached(ctx, db, standing, err)
 }
 
 // MayAssign tells whether the giver may give the role to somebody in the
@@ -60,7 +81,7 @@ func (s *Service) MayTake(ctx context.Context, tx pgx.Tx, by Giver, companyID, r
 }
 
 func (s *Service) toGive(ctx context.Context, tx pgx.Tx, by Giver, companyID, roleID int64) (Standing, dbsqlc.RoleToGiveRow, error) {
-	standing, err := s.Standing(ctx, tx, by.Subject, companyID)
+	standing, err := s.standingOf(ctx, tx, by, companyID)
 	if err != nil {
 		return Standing{}, dbsqlc.RoleToGiveRow{}, err
 	}

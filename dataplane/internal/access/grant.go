@@ -178,9 +178,9 @@ func (s *Service) Unsay(ctx context.Context, tx pgx.Tx, by Giver, who audit.Who,
 // place is the giver's standing where a role belongs.
 func (s *Service) place(ctx context.Context, db pg.Querier, by Giver, role Role) (Standing, error) {
 	if role.CompanyID == nil {
-		return s.AtHome(ctx, db, by.Subject)
+		return s.atHomeOf(ctx, db, by)
 	}
-	return s.Standing(ctx, db, by.Subject, *role.CompanyID)
+	return s.standingOf(ctx, db, by, *role.CompanyID)
 }
 
 // mayWiden: whoever holds the role may come to hold the permission, in the

@@ -96,7 +96,7 @@ func (s *Service) Membership(ctx context.Context, db pg.Querier, id int64) (Memb
 // know: no member of a company in which the giver sees the members, and the
 // giver does not see the users of the workspace. Others are invited.
 func (s *Service) KnowsUser(ctx context.Context, db pg.Querier, by Giver, userID int64) error {
-	home, err := s.AtHome(ctx, db, by.Subject)
+	home, err := s.atHomeOf(ctx, db, by)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (s *Service) primary(ctx context.Context, tx pgx.Tx, by Giver, userID, memb
 	case !*wanted || !other:
 		return *wanted, nil
 	}
-	home, err := s.AtHome(ctx, tx, by.Subject)
+	home, err := s.atHomeOf(ctx, tx, by)
 	if err != nil {
 		return false, err
 	}

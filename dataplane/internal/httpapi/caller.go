@@ -141,7 +141,33 @@ func (c *caller) admitted() error {
 }
 
 // giver is the caller as one who gives roles and takes them.
-func (c *caller) giver() access.Giver { return access.Giver{Subject: c.subject(), Allows: c.allows} }
+func (c *caller) giver() access.Giver {
+	by := access.Giver{Subject: c.subject(), Allows: c.allows}
+	if c.Key != nil {
+		by.Reach = c.reached
+	}
+	return by
+}
+
+// anywhere are the companies in which the caller holds the declared permission;
+// it refuses who holds it in none. It is for what is seen from every company:
+// the catalogue, system-wide roles.
+func (c *caller) anywhere(ctx context.Context, db pg.Querier) ([]int64, error) {
+	companies, err := c.companies(ctx, db)
+	if err == nil && len(companies) == 0 {
+		err = forbidden(c.op.permission)
+	}
+	return companies, err
+}
+
+// in are the companies that a list shows: the one that it is filtered by, or
+// all in which the caller holds the declared permission.
+func (c *caller) in(ctx context.Context, db pg.Querier, companyID int64) ([]int64, error) {
+	if companyID == 0 {
+		return c.companies(ctx, db)
+	}
+	return []int64{companyID}, c.require(ctx, db, companyID)
+}
 
 // checked tells whether the handler has asked for what its operation declares.
 // If not, its answer is thrown away: an operation that forgets must not work.

@@ -57,10 +57,22 @@ var constraintFaults = map[string]func() *fault.Error{
 	"companies_roles_subtree_check": func() *fault.Error {
 		return fault.Conflict("Members of the company, or of one below it, hold a role that would no longer reach them there. Take those roles away first.").Code("role_outside_subtree")
 	},
+	"permissions_code_key":                 taken("code", "There is a permission with this code already."),
+	"roles_role_key":                       taken("role", "There is a role with this name already, in the company or system-wide."),
+	"role_permissions_role_permission_key": taken("permission", "The role speaks of this permission already. Change that."),
+	"user_companies_user_company_key":      taken("user", "The user is a member of the company already."),
+	"user_company_roles_role_key":          taken("role", "The member holds this role already. Change that."),
 	"user_company_roles_subtree_check": func() *fault.Error {
 		const outside = "This role belongs to another company. Choose one of this company, of one above it, or a system-wide one."
 		return fault.Invalid(outside).OnField("role", "outside", outside)
 	},
+}
+
+// taken says that a field's value is another row's.
+func taken(field, message string) func() *fault.Error {
+	return func() *fault.Error {
+		return fault.Conflict(message).Code(field+"_taken").OnField(field, "taken", message)
+	}
 }
 
 func (s *server) refusalNow(ctx context.Context, r *route.Route) error {

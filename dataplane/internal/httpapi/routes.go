@@ -108,7 +108,53 @@ func (s *server) machineRoutes(api huma.API) {
 
 func (s *server) invitationRoutes(_ huma.API) {}
 
-func (s *server) accessRoutes(_ huma.API) {}
+func (s *server) accessRoutes(api huma.API) {
+	s.catalogueRoutes(api)
+	s.membershipRoutes(api)
+	read(s, api, op(get, "/access-control/effective", "effective-permissions", "What somebody may do in a company", ok).own(), s.effective)
+	read(s, api, op(get, "/access-control/explain", "explain-permission", "Whether somebody may do something in a company, and why", ok).own(), s.explain)
+}
+
+// catalogueRoutes: permissions, roles, and what roles say of permissions.
+func (s *server) catalogueRoutes(api huma.API) {
+	read(s, api, op(get, "/access-control/permissions", "list-permissions", "The catalogue of permissions", ok).needs(access.PermissionRead), s.listPermissions)
+	write(s, api, op(post, "/access-control/permissions", "create-permission", "Add a permission, which owners hold at once", created).needs(access.PermissionCreate), s.createPermission)
+	read(s, api, op(get, "/access-control/permissions/{id}", "get-permission", "One permission", ok).needs(access.PermissionRead), s.getPermission)
+	write(s, api, op(put, "/access-control/permissions/{id}", "replace-permission", "Change a permission of one's own", ok).needs(access.PermissionEdit), s.replacePermission)
+	write(s, api, op(patch, "/access-control/permissions/{id}", "patch-permission", "Change some of a permission of one's own", ok).needs(access.PermissionEdit), s.patchPermission)
+	write(s, api, op(remove, "/access-control/permissions/{id}", "delete-permission", "Take a permission of one's own away, from every role too", nothing).needs(access.PermissionDelete), s.deletePermission)
+
+	read(s, api, op(get, "/access-control/roles", "list-roles", "Roles that can be given where one sees roles", ok).needs(access.RoleRead), s.listRoles)
+	write(s, api, op(post, "/access-control/roles", "create-role", "Make a role, of a company or system-wide", created).needs(access.RoleCreate), s.createRole)
+	read(s, api, op(get, "/access-control/roles/{id}", "get-role", "One role", ok).needs(access.RoleRead), s.getRole)
+	write(s, api, op(put, "/access-control/roles/{id}", "replace-role", "Change a role", ok).needs(access.RoleEdit), s.replaceRole)
+	write(s, api, op(patch, "/access-control/roles/{id}", "patch-role", "Change some of a role", ok).needs(access.RoleEdit), s.patchRole)
+	write(s, api, op(remove, "/access-control/roles/{id}", "delete-role", "Delete a role that nobody holds", nothing).needs(access.RoleDelete), s.deleteRole)
+	read(s, api, op(get, "/access-control/roles/{id}/permissions", "list-permissions-of-role", "What a role grants and denies", ok).needs(access.RoleRead), s.permissionsOfRole)
+	write(s, api, op(post, "/access-control/roles/{id}/permissions", "set-permission-of-role", "Let a role grant or deny a permission", created).needs(access.RoleEdit), s.sayOfRole)
+	write(s, api, op(remove, "/access-control/roles/{id}/permissions", "delete-permission-of-role", "Let a role speak of a permission no more", nothing).needs(access.RoleEdit), s.unsayOfRole)
+
+	read(s, api, op(get, "/access-control/role-permissions", "list-role-permissions", "What roles grant and deny", ok).needs(access.RoleRead), s.listRolePermissions)
+	write(s, api, op(post, "/access-control/role-permissions", "create-role-permission", "Let a role grant or deny a permission of which it does not speak", created).needs(access.RoleEdit), s.createRolePermission)
+	read(s, api, op(get, "/access-control/role-permissions/{id}", "get-role-permission", "What a role says of one permission", ok).needs(access.RoleRead), s.getRolePermission)
+	write(s, api, op(put, "/access-control/role-permissions/{id}", "replace-role-permission", "Grant what was denied, or deny what was granted", ok).needs(access.RoleEdit), s.replaceRolePermission)
+	write(s, api, op(remove, "/access-control/role-permissions/{id}", "delete-role-permission", "Let the role speak of it no more", nothing).needs(access.RoleEdit), s.deleteRolePermission)
+}
+
+// membershipRoutes: who is in which company, with which roles.
+func (s *server) membershipRoutes(api huma.API) {
+	read(s, api, op(get, "/access-control/user-companies", "list-user-companies", "Who is in which company", ok).needs(access.MemberRead), s.listUserCompanies)
+	write(s, api, op(post, "/access-control/user-companies", "create-user-company", "Make a user whom one knows a member", created).needs(access.MemberEdit), s.createUserCompany)
+	read(s, api, op(get, "/access-control/user-companies/{id}", "get-user-company", "One membership", ok).needs(access.MemberRead), s.getUserCompany)
+	write(s, api, op(put, "/access-control/user-companies/{id}", "replace-user-company", "Change a membership; what is absent stays", ok).needs(access.MemberEdit), s.replaceUserCompany)
+	write(s, api, op(remove, "/access-control/user-companies/{id}", "delete-user-company", "End a membership with its roles", nothing).needs(access.MemberRemove), s.deleteUserCompany)
+
+	read(s, api, op(get, "/access-control/user-company-roles", "list-user-company-roles", "Who holds which role where", ok).needs(access.MemberRead), s.listUserCompanyRoles)
+	write(s, api, op(post, "/access-control/user-company-roles", "create-user-company-role", "Give a member a role", created).needs(access.RoleAssign), s.createUserCompanyRole)
+	read(s, api, op(get, "/access-control/user-company-roles/{id}", "get-user-company-role", "One role of a member", ok).needs(access.MemberRead), s.getUserCompanyRole)
+	write(s, api, op(put, "/access-control/user-company-roles/{id}", "replace-user-company-role", "Change how far a member's role reaches, and until when", ok).needs(access.RoleAssign), s.replaceUserCompanyRole)
+	write(s, api, op(remove, "/access-control/user-company-roles/{id}", "delete-user-company-role", "Take a role away from a member", nothing).needs(access.RoleAssign), s.deleteUserCompanyRole)
+}
 
 func (s *server) auditRoutes(api huma.API) {
 	read(s, api, op(get, "/audit/activity-logs", "list-activity-logs", "What was done", ok).needs(access.AuditRead), s.listActivities)
