@@ -19,6 +19,8 @@ const usage = `usage: dataplane <command>
   serve           serve tenants
   keys generate   --data-key-file FILE --public-key-file FILE [--if-missing]
                   make the data plane's key, and the public half for the control plane
+  verify-audit    prove the audit in a tenant's database, or in a restored dump of
+                  one, against a head from outside (--help tells how)
   healthcheck     ask the node on this machine whether it is ready
   openapi         print the OpenAPI document (YAML)
   api-reference   print the API for readers (Markdown)
@@ -45,6 +47,8 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 		return printConfig(environ, out)
 	case "keys":
 		return keys(args)
+	case "verify-audit":
+		return verifyAudit(ctx, args, out)
 	case "healthcheck":
 		return noArguments(args, func() error { return healthcheck(ctx, environ) })
 	case "openapi":

@@ -58,7 +58,16 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 		return err
 	}
 	routes.Subscribe(pools.RouteChanged)
-	handler, err := newHandler(s, log, registry, routes, pools, key)
+	tokens, err := identity.NewAccessTokens(s.PublicScheme, s.BaseDomain, s.PublicPort)
+	if err != nil {
+		return err
+	}
+	users := identity.New(tokens, key)
+	auditing, err := newAuditing(s, log, registry, routes, pools, users)
+	if err != nil {
+		return err
+	}
+	handler, err := newHandler(s, log, registry, routes, pools, key, users, tokens, auditing)
 	if err != nil {
 		return err
 	}
@@ -68,10 +77,12 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 		}
 		return nil
 	}})
+	stopSealing := auditing.start(ctx)
 	err = runNode(ctx, routes, httpserver.Options{
 		Logger: log, Addr: s.Listen, Handler: handler,
 		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain,
 	})
+	stopSealing()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return errors.Join(err, pools.Close(closing))
@@ -96,14 +107,12 @@ func runNode(ctx context.Context, routes *directory.Directory, o httpserver.Opti
 	return errors.Join(err, <-pulled)
 }
 
-func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey) (http.Handler, error) {
+func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey,
+	users *identity.Service, tokens *identity.AccessTokens, auditing *auditing,
+) (http.Handler, error) {
 	proxies, err := httpserver.ParseProxies(s.TrustedProxies)
 	if err != nil {
 		return nil, fmt.Errorf("OUVIRA_TRUSTED_PROXIES: %w", err)
-	}
-	tokens, err := identity.NewAccessTokens(s.PublicScheme, s.BaseDomain, s.PublicPort)
-	if err != nil {
-		return nil, err
 	}
 	return httpapi.New(httpapi.Options{
 		Log: log, Metrics: httpserver.NewMetrics(registry), Routes: routes,
@@ -114,7 +123,7 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 			}
 			return lease, nil
 		},
-		Identity: identity.New(tokens, key), Access: access.New(), Sealer: key, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
 		Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
+		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
 	})
 }

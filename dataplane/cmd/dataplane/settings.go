@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -32,6 +33,8 @@ type settings struct {
 	SnapshotFile    string   `env:"OUVIRA_SNAPSHOT_FILE"`
 	AuthCookies     bool     `env:"OUVIRA_AUTH_COOKIES"`
 	CORSOrigins     []string `env:"CORS_ALLOWED_ORIGINS"`
+
+	AuditSealEvery time.Duration `env:"OUVIRA_AUDIT_SEAL_EVERY" envDefault:"5m"`
 }
 
 // Validate completes the settings and says all that is wrong at once.
@@ -59,6 +62,7 @@ func (s *settings) Validate() error {
 		refuse(err != nil || port == 0, "OUVIRA_PUBLIC_PORT: must be a port between 1 and 65535, or empty")
 	}
 	refuse(s.ConnectionShare <= 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
+	refuse(s.AuditSealEvery < time.Second, "OUVIRA_AUDIT_SEAL_EVERY: must be a second (1s) or more")
 	_, err = httpserver.ParseProxies(s.TrustedProxies)
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
 	_, err = telemetry.Level(s.LogLevel)

@@ -50,7 +50,7 @@ type Lease interface {
 	Release()
 }
 
-// Options of New. All are required but Metrics, Proxies, Cookies and
+// Options of New. All are required but Metrics, Proxies, Audit, Cookies and
 // CORSOrigins.
 type Options struct {
 	Log      *slog.Logger
@@ -62,6 +62,7 @@ type Options struct {
 	Proxies  httpserver.Proxies
 	Access   *access.Service
 	Sealer   outbox.Sealer
+	Audit    Audit  // nil: the audit is not sealed, and verified against itself
 	Scheme   string // of the tenants' addresses, for links to pages of lists
 
 	Cookies     bool     // sign in with cookies too

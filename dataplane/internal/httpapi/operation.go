@@ -148,6 +148,7 @@ func write[I, O any](s *server, api huma.API, o operation, handle func(context.C
 // repeats in its own transaction what must still be true there.
 func act[I, O any](s *server, api huma.API, o operation, handle func(context.Context, *caller, *I) (*O, error)) {
 	s.declare(&o)
+	checkInput[I](s, &o)
 	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)

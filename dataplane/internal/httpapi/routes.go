@@ -160,6 +160,7 @@ func (s *server) auditRoutes(api huma.API) {
 	read(s, api, op(get, "/audit/activity-logs", "list-activity-logs", "What was done", ok).needs(access.AuditRead), s.listActivities)
 	read(s, api, op(get, "/audit/activity-logs/my", "list-own-activity-logs", "What one has done oneself", ok).own(), s.listOwnActivities)
 	read(s, api, op(get, "/audit/security-logs", "list-security-logs", "Signing in and out, refusals, keys", ok).needs(access.AuditSecurity), s.listSecurityEvents)
+	act(s, api, op(get, "/audit/verify", "verify-audit", "Prove that nobody has changed the audit", ok).needs(access.AuditVerify), s.verifyAudit)
 	read(s, api, op(get, "/audit/trends", "audit-trends", "How often what was done, by period", ok).needs(access.AuditRead), s.auditTrends)
 }
 

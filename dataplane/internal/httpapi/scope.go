@@ -111,6 +111,9 @@ func (s *server) do(ctx context.Context, r *route.Route, work func(identity.Conn
 		return err
 	}
 	defer lease.Release()
+	if s.Audit != nil {
+		s.Audit.Served(r.TenantID)
+	}
 	return s.databaseFault(ctx, r, work(lease))
 }
 
