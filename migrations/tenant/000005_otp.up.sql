@@ -38,11 +38,13 @@ CREATE TABLE public.two_factors (
     user_id       bigint NOT NULL CONSTRAINT two_factors_user_id_fkey REFERENCES public.users (id) ON DELETE CASCADE,
     method        text NOT NULL CONSTRAINT two_factors_method_check CHECK (method IN ('totp', 'sms')),
     secret_sealed bytea NOT NULL,
+    mobile        text CONSTRAINT two_factors_mobile_check CHECK ((mobile IS NOT NULL) = (method = 'sms')),
     last_step     bigint NOT NULL DEFAULT 0,
     created_at    timestamptz NOT NULL DEFAULT now(),
     confirmed_at  timestamptz
 );
 COMMENT ON COLUMN public.two_factors.secret_sealed IS 'Of the authenticator app; the backup codes'' digests are keyed from it. Sealed with the data plane''s key.';
+COMMENT ON COLUMN public.two_factors.mobile IS 'Where codes go: the number that was proved, whatever the profile says later.';
 COMMENT ON COLUMN public.two_factors.last_step IS 'The newest time step whose code was accepted: none up to it is accepted again.';
 CREATE UNIQUE INDEX two_factors_confirmed_key ON public.two_factors (user_id) WHERE confirmed_at IS NOT NULL;
 CREATE UNIQUE INDEX two_factors_pending_key ON public.two_factors (user_id) WHERE confirmed_at IS NULL;
@@ -53,6 +55,7 @@ CREATE TABLE public.backup_codes (
     used_at       timestamptz,
     CONSTRAINT backup_codes_pkey PRIMARY KEY (two_factor_id, code_hash)
 );
+COMMENT ON COLUMN public.backup_codes.code_hash IS 'HMAC-SHA-256 under a key derived from the factor''s sealed secret.';
 
 -- A login whose password was right and whose second factor is still awaited.
 CREATE TABLE public.login_challenges (

@@ -53,14 +53,35 @@ func (sc *scope) signedIn(p identity.Profile, t identity.Tokens) *signedIn {
 	return &out
 }
 
-func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*signedIn, error) {
-	profile, tokens, err := s.Identity.Login(ctx, sc.tenant, identity.Login{
+// loginOutput is the end of a login, or with a second factor its first half.
+type loginOutput struct {
+	Body struct {
+		Tokens *TokenPair `json:"tokens,omitempty"`
+		User   *User      `json:"user,omitempty"`
+
+		Requires2FA bool   `json:"requires_2fa,omitempty" doc:"The password was right, and a code is wanted: send it with session_id to /auth/login-2fa-verify-code." example:"false"`
+		SessionID   string `json:"session_id,omitempty" doc:"Of the second half of the login; good for nothing else." example:"ovc_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE"`
+		TwoFAType   string `json:"two_fa_type,omitempty" enum:"totp,sms" doc:"Where the code comes from." example:"totp"`
+		ExpiresIn   int64  `json:"expires_in,omitempty" doc:"Seconds that are left for the second half." example:"600"`
+	}
+}
+
+func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*loginOutput, error) {
+	end, err := s.Identity.Login(ctx, sc.tenant, identity.Login{
 		Identifier: in.Body.Identifier, Password: in.Body.Password, Remember: in.Body.RememberMe,
 	}, sc.client)
 	if err != nil {
 		return nil, err
 	}
-	return sc.signedIn(profile, tokens), nil
+	var out loginOutput
+	if half := end.Challenge; half != nil {
+		out.Body.Requires2FA, out.Body.SessionID = true, half.SessionID
+		out.Body.TwoFAType, out.Body.ExpiresIn = half.Method, int64(half.ExpiresIn.Seconds())
+		return &out, nil
+	}
+	tokens, user := sc.tokens(end.Tokens), userOf(end.Profile)
+	out.Body.Tokens, out.Body.User = &tokens, &user
+	return &out, nil
 }
 
 type refreshInput struct {

@@ -132,8 +132,12 @@ func (c *caller) narrowed(p access.Permission) bool {
 	return c.Key == nil || c.Key.Holds(string(p))
 }
 
-// admitted refuses operations that are not for the credential.
+// admitted refuses operations that are not for the credential, and nearly all
+// where the tenant wants a second factor and the user has none.
 func (c *caller) admitted() error {
+	if c.tenant.Route.Settings.Require2FA && !c.Is2FAEnabled && !c.op.oneFactor {
+		return fault.Forbidden("This workspace wants a second factor of everybody. Enable one, then go on.").Code("two_factor_required")
+	}
 	if c.Key != nil && c.op.ofOneself && !c.op.machines {
 		return fault.Forbidden("This belongs to a person and is not for API keys. Sign in to do it.").Code("not_for_api_keys")
 	}

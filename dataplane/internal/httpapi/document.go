@@ -39,6 +39,8 @@ var examples = map[string]any{
 	"refresh":                 "q3Jm2nB8s5V7x0ZkT4yHcW9dLrE1uPaGfKo6iXjMwNs",
 	"token":                   "Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
 	"signup_token":            "ovs_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
+	"session_id":              "ovc_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
+	"backup_code":             "ABCD-EFGH-IJKL-MNOP",
 	"invitation_token":        "Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
 	"message":                 "Done.",
 	"detail":                  "Done.",

@@ -31,6 +31,7 @@ func TestTheCommittedDocumentIsTheCodes(t *testing.T) {
 var openOperations = []string{
 	"login", "refresh-token", "forgot-password", "reset-password", "register", "signing-keys",
 	"signup", "verify-otp", "resend-otp", "resend-otp-alias", "finalize-signup", "finalize-signup-alias",
+	"login-2fa-verify-code", "login-2fa-verify-backup",
 }
 
 func TestEveryOtherOperationWantsAToken(t *testing.T) {

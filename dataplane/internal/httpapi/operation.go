@@ -23,6 +23,7 @@ type operation struct {
 	ofOneself  bool              // a login is enough: it touches what is the caller's own
 	dormant    bool              // may write in a company that is deactivated
 	machines   bool              // an API key may call it, though it is of oneself
+	oneFactor  bool              // open to who still lacks the second factor that the tenant wants
 }
 
 // op describes an operation. Its tag is the first segment of the path. It says
@@ -59,6 +60,13 @@ func (o operation) evenMachines() operation {
 // evenDeactivated lets the operation write in a company that is deactivated.
 func (o operation) evenDeactivated() operation {
 	o.dormant = true
+	return o
+}
+
+// evenWithoutSecondFactor lets those call an operation who have no second factor
+// yet, where the tenant wants one of everybody: what it takes to get one.
+func (o operation) evenWithoutSecondFactor() operation {
+	o.oneFactor = true
 	return o
 }
 

@@ -41,7 +41,7 @@ func (s *server) routes(api huma.API) {
 func (s *server) authRoutes(api huma.API) {
 	open(s, api, op(post, "/auth/login", "login", "Sign in with a password", ok), s.login)
 	open(s, api, op(post, "/auth/token/refresh", "refresh-token", "Change a refresh token for new tokens", ok), s.refresh)
-	write(s, api, op(post, "/auth/logout", "logout", "End this session", http.StatusResetContent).own(), s.logout)
+	write(s, api, op(post, "/auth/logout", "logout", "End this session", http.StatusResetContent).own().evenWithoutSecondFactor(), s.logout)
 	read(s, api, op(get, "/auth/sessions", "list-sessions", "Devices on which one is signed in", ok).own(), s.listSessions)
 	write(s, api, op(remove, "/auth/sessions/{id}", "end-session", "Sign a device out", nothing).own(), s.endSession)
 	open(s, api, op(get, "/.well-known/jwks.json", "signing-keys", "The public keys of this tenant's tokens", ok), s.jwks)
@@ -49,8 +49,8 @@ func (s *server) authRoutes(api huma.API) {
 
 func (s *server) accountRoutes(api huma.API) {
 	open(s, api, op(post, "/account/register", "register", "Make an account and sign in", created), s.register)
-	read(s, api, op(get, "/account/me", "me", "Who is signed in", ok).own().evenMachines(), s.me)
-	read(s, api, op(get, "/account/profile", "profile", "One's own profile", ok).own(), s.me)
+	read(s, api, op(get, "/account/me", "me", "Who is signed in", ok).own().evenMachines().evenWithoutSecondFactor(), s.me)
+	read(s, api, op(get, "/account/profile", "profile", "One's own profile", ok).own().evenWithoutSecondFactor(), s.me)
 	write(s, api, op(put, "/account/profile", "replace-profile", "Change one's own profile; what is absent stays", ok).own(), s.replaceProfile)
 	write(s, api, op(patch, "/account/profile", "change-profile", "Change some of one's own profile", ok).own(), s.patchProfile)
 	read(s, api, op(get, "/account/session-test", "session-test", "Whether one is signed in, and until when", ok).own(), s.sessionTest)
@@ -91,6 +91,14 @@ func (s *server) signupRoutes(api huma.API) {
 	open(s, api, op(post, "/auth/resent-otp", "resend-otp-alias", "The same as /auth/resend-otp", ok), s.resendOTP)
 	open(s, api, op(post, "/auth/finalize-signup", "finalize-signup", "Make the account of a verified number, and sign in", created), s.finishSignup)
 	open(s, api, op(post, "/auth/finalize-signin", "finalize-signup-alias", "The same as /auth/finalize-signup", created), s.finishSignup)
+
+	open(s, api, op(post, "/auth/login-2fa-verify-code", "login-2fa-verify-code", "Finish a login with a code", ok), s.loginByCode)
+	open(s, api, op(post, "/auth/login-2fa-verify-backup", "login-2fa-verify-backup", "Finish a login with a backup code", ok), s.loginByBackupCode)
+	act(s, api, op(post, "/auth/settings_enable-2fa", "enable-2fa", "Begin with a second factor, or with another one", ok).own().evenWithoutSecondFactor(), s.enable2FA)
+	act(s, api, op(post, "/auth/2fa/confirm", "confirm-2fa", "Let the second factor count, by its first code", ok).own().evenWithoutSecondFactor(), s.confirm2FA)
+	act(s, api, op(post, "/auth/2fa/disable", "disable-2fa", "Do without a second factor", ok).own(), s.disable2FA)
+	act(s, api, op(post, "/auth/2fa/backup-codes", "regenerate-backup-codes", "Make new backup codes", ok).own(), s.renewBackupCodes)
+	write(s, api, op(post, "/auth/2fa/send-code", "send-2fa-code", "Ask for a code by SMS, where that is one's second factor", ok).own(), s.send2FACode)
 }
 
 func (s *server) passwordRoutes(api huma.API) {

@@ -67,9 +67,7 @@ func (s *server) resendOTP(ctx context.Context, sc *scope, in *resendOTPInput) (
 	if err := s.Identity.ResendSignup(ctx, sc.tenant, in.Body.PrimaryMobile, sc.client); err != nil {
 		return nil, err
 	}
-	var out messageOutput
-	out.Body.Message = "If a sign-up with this number is under way, a new code is on its way to it. The one before counts no more."
-	return &out, nil
+	return message("If a sign-up with this number is under way, a new code is on its way to it. The one before counts no more."), nil
 }
 
 type finishSignupInput struct {

@@ -42,6 +42,17 @@ func (n *node) neverLogged(t *testing.T, secrets ...string) {
 	}
 }
 
+// linedUp waits until so many sessions of the tenant's database wait for a lock.
+func (n *node) linedUp(t *testing.T, tenant tenanttest.Tenant, sessions int) {
+	t.Helper()
+	const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+	for deadline := time.Now().Add(10 * time.Second); value[int](t, tenant, waiting) < sessions; {
+		if time.Now().After(deadline) {
+			t.Fatalf("fewer than %d sessions wait for a lock", sessions)
+		}
+	}
+}
+
 // otherThan is a code that is not this one.
 func otherThan(code string) string {
 	if code == "000000" {
@@ -261,12 +272,7 @@ func TestSec20FiftyParallelGuesses(t *testing.T) {
 			}
 		})
 	}
-	const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-	for deadline := time.Now().Add(10 * time.Second); value[int](t, n.A, waiting) < 4; {
-		if time.Now().After(deadline) {
-			t.Fatal("the guesses do not line up")
-		}
-	}
+	n.linedUp(t, n.A, 4)
 	if err := gate.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,13 @@ type Login struct {
 	Remember   bool
 }
 
+// SignedIn is how a login ends: with tokens, or half way with a challenge.
+type SignedIn struct {
+	Profile   Profile
+	Tokens    Tokens
+	Challenge *Challenge // there is a second factor: nobody is signed in yet
+}
+
 // credentials is what the login compares with. The zero value is nobody.
 type credentials struct {
 	userID  int64
@@ -27,6 +34,7 @@ type credentials struct {
 	hash    string
 	usable  bool // enabled, not locked, and has a password
 	locked  bool
+	second  bool // there is a second factor
 }
 
 // loginRefused is the one answer to wrong, unknown, locked and disabled.
@@ -36,30 +44,35 @@ func loginRefused() error {
 
 // Login signs somebody in. The connection is given back while the password is
 // compared, which takes a core for some 20 ms.
-func (s *Service) Login(ctx context.Context, t Tenant, in Login, c Client) (Profile, Tokens, error) {
+func (s *Service) Login(ctx context.Context, t Tenant, in Login, c Client) (SignedIn, error) {
 	who, err := s.findCredentials(ctx, t, strings.TrimSpace(in.Identifier))
 	if err != nil {
-		return Profile{}, Tokens{}, err
+		return SignedIn{}, err
 	}
 	ok, rehash, err := password.Verify(ctx, who.hash, in.Password)
 	if err != nil {
-		return Profile{}, Tokens{}, err
+		return SignedIn{}, err
 	}
 	if !ok || !who.usable {
 		if err := s.countFailure(ctx, t, who, ok, c); err != nil {
-			return Profile{}, Tokens{}, err
+			return SignedIn{}, err
 		}
-		return Profile{}, Tokens{}, loginRefused()
+		return SignedIn{}, loginRefused()
 	}
 	var newHash *string
 	if rehash {
 		hash, err := password.Hash(ctx, in.Password)
 		if err != nil {
-			return Profile{}, Tokens{}, err
+			return SignedIn{}, err
 		}
 		newHash = &hash
 	}
-	return s.signIn(ctx, t, who, newHash, in.Remember, c)
+	if who.second {
+		challenge, err := s.challenge(ctx, t, who, newHash, in.Remember, c)
+		return SignedIn{Challenge: &challenge}, err
+	}
+	profile, tokens, err := s.signIn(ctx, t, who, newHash, in.Remember, c)
+	return SignedIn{Profile: profile, Tokens: tokens}, err
 }
 
 // findCredentials never fails for want of an account: who is not there gets
@@ -74,7 +87,7 @@ func (s *Service) findCredentials(ctx context.Context, t Tenant, identifier stri
 		if err != nil {
 			return err
 		}
-		who.userID, who.display, who.locked = row.ID, row.FullName, row.Locked
+		who.userID, who.display, who.locked, who.second = row.ID, row.FullName, row.Locked, row.Is2FAEnabled
 		if row.PasswordHash != nil {
 			who.hash = *row.PasswordHash
 			who.usable = row.Enabled && !row.Locked

@@ -14,7 +14,7 @@ WHERE s.id = @session_id AND s.user_id = @user_id AND s.revoked_at IS NULL AND s
 -- name: FindCredentials :one
 -- An identifier is an email address, a phone number or a user name; should it
 -- be two of them, for different users, the address wins.
-SELECT u.id, u.full_name, u.password_hash,
+SELECT u.id, u.full_name, u.password_hash, u.is_2fa_enabled,
        (u.is_active AND u.deleted_at IS NULL)::boolean AS enabled,
        COALESCE(u.locked_until > now(), false)::boolean AS locked
 FROM public.users u
@@ -40,11 +40,12 @@ VALUES (@user_id, @user_display, @action, @metadata, @ip_address, @request_id);
 
 -- name: SignIn :one
 -- Only when the account is still as it was when the password was compared:
--- guesses that were under way when the account was locked do not count.
+-- guesses that were under way when the account was locked do not count, and
+-- who has a second factor needs more than this.
 UPDATE public.users u
 SET failed_logins = 0, locked_until = NULL, last_login = now(),
     password_hash = COALESCE(sqlc.narg(new_hash)::text, u.password_hash)
-WHERE u.id = @id AND u.is_active AND u.deleted_at IS NULL AND (u.locked_until IS NULL OR u.locked_until <= now())
+WHERE u.id = @id AND u.is_active AND u.deleted_at IS NULL AND (u.locked_until IS NULL OR u.locked_until <= now()) AND NOT u.is_2fa_enabled
   AND (u.password_hash = @old_hash::text OR sqlc.narg(new_hash)::text IS NOT NULL)
 RETURNING u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
           u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at;

@@ -32,6 +32,12 @@ const (
 	actionSignupVerified = "signup_verified"
 	actionSignupOfUser   = "signup_of_existing_user"
 	actionCodeRefused    = "code_refused"
+	actionLoginHalf      = "login_second_factor_awaited"
+	actionFactorEnabled  = "second_factor_enabled"
+	actionFactorDisabled = "second_factor_disabled"
+	actionFactorFailed   = "second_factor_failed"
+	actionBackupUsed     = "backup_code_used"
+	actionBackupRenewed  = "backup_codes_renewed"
 	actionKeyCreated     = "api_key_created"
 	actionKeyRevoked     = "api_key_revoked"
 )

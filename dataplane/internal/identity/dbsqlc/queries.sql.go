@@ -190,7 +190,7 @@ func (q *Queries) FamilyOfRefreshToken(ctx context.Context, db DBTX, tokenHash [
 }
 
 const findCredentials = `-- name: FindCredentials :one
-SELECT u.id, u.full_name, u.password_hash,
+SELECT u.id, u.full_name, u.password_hash, u.is_2fa_enabled,
        (u.is_active AND u.deleted_at IS NULL)::boolean AS enabled,
        COALESCE(u.locked_until > now(), false)::boolean AS locked
 FROM public.users u
@@ -203,6 +203,7 @@ type FindCredentialsRow struct {
 	ID           int64
 	FullName     string
 	PasswordHash *string
+	Is2FAEnabled bool
 	Enabled      bool
 	Locked       bool
 }
@@ -216,6 +217,7 @@ func (q *Queries) FindCredentials(ctx context.Context, db DBTX, identifier strin
 		&i.ID,
 		&i.FullName,
 		&i.PasswordHash,
+		&i.Is2FAEnabled,
 		&i.Enabled,
 		&i.Locked,
 	)
@@ -386,7 +388,7 @@ const signIn = `-- name: SignIn :one
 UPDATE public.users u
 SET failed_logins = 0, locked_until = NULL, last_login = now(),
     password_hash = COALESCE($1::text, u.password_hash)
-WHERE u.id = $2 AND u.is_active AND u.deleted_at IS NULL AND (u.locked_until IS NULL OR u.locked_until <= now())
+WHERE u.id = $2 AND u.is_active AND u.deleted_at IS NULL AND (u.locked_until IS NULL OR u.locked_until <= now()) AND NOT u.is_2fa_enabled
   AND (u.password_hash = $3::text OR $1::text IS NOT NULL)
 RETURNING u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
           u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at
@@ -416,7 +418,8 @@ type SignInRow struct {
 }
 
 // Only when the account is still as it was when the password was compared:
-// guesses that were under way when the account was locked do not count.
+// guesses that were under way when the account was locked do not count, and
+// who has a second factor needs more than this.
 func (q *Queries) SignIn(ctx context.Context, db DBTX, arg SignInParams) (SignInRow, error) {
 	row := db.QueryRow(ctx, signIn, arg.NewHash, arg.ID, arg.OldHash)
 	var i SignInRow
