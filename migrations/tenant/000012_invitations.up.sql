@@ -4,7 +4,8 @@ CREATE TABLE public.invitations (
     company_id  bigint NOT NULL CONSTRAINT invitations_company_id_fkey REFERENCES public.companies (id) ON DELETE CASCADE,
     email       text NOT NULL CONSTRAINT invitations_email_check CHECK (email = lower(email) AND email <> ''),
     role_id     bigint NOT NULL CONSTRAINT invitations_role_id_fkey REFERENCES public.roles (id),
-    language    text NOT NULL DEFAULT '',
+    scope       text NOT NULL DEFAULT 'subtree' CONSTRAINT invitations_scope_check CHECK (scope IN ('self', 'subtree')),
+    language    text NOT NULL,
     token_hash  bytea NOT NULL CONSTRAINT invitations_token_hash_key UNIQUE,
     status      text NOT NULL DEFAULT 'pending' CONSTRAINT invitations_status_check
                 CHECK (status IN ('pending', 'accepted', 'revoked', 'expired')),

@@ -146,14 +146,15 @@ func LockMember(ctx context.Context, tx pgx.Tx, companyID, userID int64) (Member
 // Change is what becomes of a membership.
 type Change struct {
 	IsActive bool
-	Give     []int64 // roles, for the whole subtree and without an end
+	Give     []int64 // roles, without an end
+	Scope    string  // of those that are given
 	Take     []int64 // roles
 }
 
 // ChangeMember stores a change of a membership since LockMember.
 func ChangeMember(ctx context.Context, tx pgx.Tx, who audit.Who, before Member, change Change) (Member, error) {
 	for _, role := range change.Give { // before others are taken: an owner may be on both sides
-		if err := queries.GiveRole(ctx, tx, dbsqlc.GiveRoleParams{MembershipID: before.MembershipID, RoleID: role}); err != nil {
+		if err := queries.GiveRole(ctx, tx, dbsqlc.GiveRoleParams{MembershipID: before.MembershipID, RoleID: role, Scope: change.Scope}); err != nil {
 			return Member{}, err
 		}
 	}
@@ -197,7 +198,7 @@ func RemoveMember(ctx context.Context, tx pgx.Tx, who audit.Who, gone Member) er
 // Join makes a user a member of a company with a role, which somebody was
 // entitled to give. A membership that had been switched off comes back with
 // that role alone: what it held before is no longer anybody's gift.
-func Join(ctx context.Context, tx pgx.Tx, who audit.Who, userID, companyID, roleID int64) (Member, error) {
+func Join(ctx context.Context, tx pgx.Tx, who audit.Who, userID, companyID, roleID int64, scope string) (Member, error) {
 	if err := queries.LockUser(ctx, tx, userID); err != nil {
 		return Member{}, err
 	}
@@ -207,7 +208,7 @@ func Join(ctx context.Context, tx pgx.Tx, who audit.Who, userID, companyID, role
 		if err != nil {
 			return Member{}, err
 		}
-		if err := queries.GiveRole(ctx, tx, dbsqlc.GiveRoleParams{MembershipID: id, RoleID: roleID}); err != nil {
+		if err := queries.GiveRole(ctx, tx, dbsqlc.GiveRoleParams{MembershipID: id, RoleID: roleID, Scope: scope}); err != nil {
 			return Member{}, err
 		}
 		made, err := LockMember(ctx, tx, companyID, userID)
@@ -227,7 +228,7 @@ func Join(ctx context.Context, tx pgx.Tx, who audit.Who, userID, companyID, role
 			return Member{}, err
 		}
 	}
-	return ChangeMember(ctx, tx, who, before, Change{IsActive: true, Give: []int64{roleID}})
+	return ChangeMember(ctx, tx, who, before, Change{IsActive: true, Give: []int64{roleID}, Scope: scope})
 }
 
 func recordOwner(ctx context.Context, tx pgx.Tx, who audit.Who, m Member, was, is bool) error {

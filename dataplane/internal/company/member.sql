@@ -45,9 +45,11 @@ UPDATE public.user_companies m SET is_active = @is_active, updated_at = now() WH
 DELETE FROM public.user_companies m WHERE m.id = @id;
 
 -- name: GiveRole :exec
--- To the whole subtree, for good, also where it was held for less.
-INSERT INTO public.user_company_roles (user_company_id, role_id) VALUES (@membership_id, @role_id)
-ON CONFLICT ON CONSTRAINT user_company_roles_role_key DO UPDATE SET scope = 'subtree', expires_at = NULL, updated_at = now();
+-- For good, also where it was held for a time; and to the subtree, where either
+-- said so.
+INSERT INTO public.user_company_roles (user_company_id, role_id, scope) VALUES (@membership_id, @role_id, @scope)
+ON CONFLICT ON CONSTRAINT user_company_roles_role_key DO UPDATE
+SET scope = CASE WHEN EXCLUDED.scope = 'subtree' THEN 'subtree' ELSE user_company_roles.scope END, expires_at = NULL, updated_at = now();
 
 -- name: TakeRoles :exec
 DELETE FROM public.user_company_roles a WHERE a.user_company_id = @membership_id AND a.role_id = ANY(@role_ids::bigint[]);

@@ -108,6 +108,20 @@ func (s Settings) checked() (Settings, error) {
 	return s, nil
 }
 
+// Language brings the code of a language to one spelling; "" stays. What is no
+// code of ISO 639-1 is a fault on the field "language".
+func Language(code string) (string, error) {
+	if code == "" {
+		return "", nil
+	}
+	code, ok := languageCode(code)
+	if !ok {
+		const message = "This is not a language code of ISO 639-1, such as en."
+		return "", fault.Invalid(message).OnField("language", "language", message)
+	}
+	return code, nil
+}
+
 func languageCode(s string) (string, bool) {
 	s = strings.ToLower(s)
 	base, err := language.ParseBase(s)

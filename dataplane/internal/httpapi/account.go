@@ -70,7 +70,7 @@ type registerInput struct {
 func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*signedIn, error) {
 	profile, tokens, err := s.Identity.Register(ctx, sc.tenant, identity.Registration{
 		FullName: in.Body.FullName, Email: in.Body.Email, Password: in.Body.Password,
-		PrimaryMobile: in.Body.PrimaryMobile, InvitationToken: in.Body.InvitationToken,
+		PrimaryMobile: in.Body.PrimaryMobile, Invitation: s.invitationOf(sc, in.Body.InvitationToken),
 	}, sc.client)
 	if err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func (s *server) patchMember(ctx context.Context, tx pgx.Tx, c *caller, in *patc
 	if err != nil {
 		return nil, err
 	}
-	change := company.Change{IsActive: in.Body.IsActive.or(before.IsActive)}
+	change := company.Change{IsActive: in.Body.IsActive.or(before.IsActive), Scope: string(access.ScopeSubtree)}
 	if in.Body.Roles.Set && !in.Body.Roles.Null {
 		change.Give, change.Take = difference(before, in.Body.Roles.Value)
 	}

@@ -114,7 +114,18 @@ func (s *server) machineRoutes(api huma.API) {
 	write(s, api, op(remove, "/account/api-keys/{id}", "revoke-api-key", "Revoke an API key", nothing).needs(access.APIKeyRevoke).evenDeactivated(), s.revokeAPIKey)
 }
 
-func (s *server) invitationRoutes(_ huma.API) {}
+func (s *server) invitationRoutes(api huma.API) {
+	const invitations, one = "/access-control/invitations", "/access-control/invitations/{id}"
+	write(s, api, op(post, "/company/{id}/invite", "invite-to-company", "Invite somebody to a company", created).needs(access.InvitationCreate), s.inviteToCompany)
+	read(s, api, op(get, "/company/{id}/invitations", "list-company-invitations", "Invitations to a company", ok).needs(access.InvitationRead), s.listCompanyInvitations)
+	read(s, api, op(get, invitations, "list-invitations", "Invitations to all companies in which one may see them", ok).needs(access.InvitationRead), s.listInvitations)
+	write(s, api, op(post, invitations, "create-invitation", "Invite somebody", created).needs(access.InvitationCreate), s.createInvitation)
+	write(s, api, op(post, invitations+"/accept", "accept-invitation", "Become a member by the token of an invitation", ok).own(), s.acceptInvitation)
+	read(s, api, op(get, one, "get-invitation", "One invitation", ok).needs(access.InvitationRead), s.getInvitation)
+	write(s, api, op(remove, one, "delete-invitation", "Take an invitation out of the lists; a pending one is revoked", nothing).needs(access.InvitationRevoke), s.deleteInvitation)
+	write(s, api, op(post, one+"/revoke", "revoke-invitation", "Take an invitation back", ok).needs(access.InvitationRevoke), s.revokeInvitation)
+	write(s, api, op(post, one+"/resend", "resend-invitation", "Send an invitation again, with a new token", ok).needs(access.InvitationCreate), s.resendInvitation)
+}
 
 func (s *server) accessRoutes(api huma.API) {
 	s.catalogueRoutes(api)

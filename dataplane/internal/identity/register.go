@@ -15,19 +15,37 @@ import (
 
 // Registration is what somebody registers with.
 type Registration struct {
-	FullName        string
-	Email           string
-	Password        string
-	PrimaryMobile   *string
-	InvitationToken string
+	FullName      string
+	Email         string
+	Password      string
+	PrimaryMobile *string
+	Invitation    *Invitation // nil: nobody has invited them
+}
+
+// Invitation opens a workspace that does not allow self-registration. What an
+// invitation is and does is known elsewhere.
+type Invitation struct {
+	// Check refuses one that cannot be accepted by that address. It is asked
+	// first, as hashing a password costs much.
+	Check func(ctx context.Context, tx pgx.Tx, email string) error
+	// Accept is asked in the transaction that makes the user.
+	Accept func(ctx context.Context, tx pgx.Tx, user Profile) error
 }
 
 // Register makes a user, who is signed in at once. It is open when the tenant
-// allows self-registration.
+// allows self-registration, and to those who were invited.
 func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Client) (Profile, Tokens, error) {
 	params, err := check(t, in)
 	if err != nil {
 		return Profile{}, Tokens{}, err
+	}
+	if in.Invitation != nil {
+		err := t.Do(ctx, func(db Conn) error {
+			return pg.InTx(ctx, db, func(tx pgx.Tx) error { return in.Invitation.Check(ctx, tx, *params.Email) })
+		})
+		if err != nil {
+			return Profile{}, Tokens{}, err
+		}
 	}
 	hash, err := password.Hash(ctx, in.Password)
 	if err != nil {
@@ -44,6 +62,11 @@ func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Cli
 				return taken(err)
 			}
 			profile = Profile(row)
+			if in.Invitation != nil {
+				if err := in.Invitation.Accept(ctx, tx, profile); err != nil {
+					return err
+				}
+			}
 			tokens, err = s.newSession(ctx, t, tx, profile, false, actionRegister, c)
 			return err
 		})
@@ -53,13 +76,10 @@ func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Cli
 
 func check(t Tenant, in Registration) (dbsqlc.CreateUserParams, error) {
 	var none dbsqlc.CreateUserParams
-	if in.InvitationToken != "" {
-		// Nobody has been invited yet: no token can be valid.
-		const message = "This invitation is not valid. Ask for a new one."
-		return none, fault.Invalid(message).Code("invalid_invitation").OnField("invitation_token", "invalid", message)
-	}
-	if err := mayRegister(t); err != nil {
-		return none, err
+	if in.Invitation == nil {
+		if err := mayRegister(t); err != nil {
+			return none, err
+		}
 	}
 	name, err := fullName(in.FullName)
 	if err != nil {

@@ -51,18 +51,21 @@ func (q *Queries) CountMembers(ctx context.Context, db DBTX, arg CountMembersPar
 }
 
 const giveRole = `-- name: GiveRole :exec
-INSERT INTO public.user_company_roles (user_company_id, role_id) VALUES ($1, $2)
-ON CONFLICT ON CONSTRAINT user_company_roles_role_key DO UPDATE SET scope = 'subtree', expires_at = NULL, updated_at = now()
+INSERT INTO public.user_company_roles (user_company_id, role_id, scope) VALUES ($1, $2, $3)
+ON CONFLICT ON CONSTRAINT user_company_roles_role_key DO UPDATE
+SET scope = CASE WHEN EXCLUDED.scope = 'subtree' THEN 'subtree' ELSE user_company_roles.scope END, expires_at = NULL, updated_at = now()
 `
 
 type GiveRoleParams struct {
 	MembershipID int64
 	RoleID       int64
+	Scope        string
 }
 
-// To the whole subtree, for good, also where it was held for less.
+// For good, also where it was held for a time; and to the subtree, where either
+// said so.
 func (q *Queries) GiveRole(ctx context.Context, db DBTX, arg GiveRoleParams) error {
-	_, err := db.Exec(ctx, giveRole, arg.MembershipID, arg.RoleID)
+	_, err := db.Exec(ctx, giveRole, arg.MembershipID, arg.RoleID, arg.Scope)
 	return err
 }
 
