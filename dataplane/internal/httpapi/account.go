@@ -79,7 +79,7 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 }
 
 type userOutput struct {
-	ETag string `header:"ETag"`
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
 	Body User
 }
 

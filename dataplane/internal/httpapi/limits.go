@@ -41,6 +41,9 @@ var limits = map[string][]rule{
 	"finalize-signup":         {perField(route.LimitFinalizePerNumber, "primary_mobile")},
 	"refresh-token":           {perSession(route.LimitRefreshPerSession, "refresh")},
 	"enable-2fa":              {perUser(route.LimitEnable2FAPerUser)},
+	"change-password":         {perCaller(route.LimitLoginPerIdentifier, "change-password")},
+	"verify-email":            {perCodeSent(route.LimitOTPSendPerNumber, "verify-email"), perCodeGiven(route.LimitOTPVerifyPerNumber, "verify-email")},
+	"verify-phone":            {perCodeSent(route.LimitOTPSendPerNumber, "verify-phone"), perCodeGiven(route.LimitOTPVerifyPerNumber, "verify-phone")},
 }
 
 // aliasSuffix marks the id of an operation that is another one under a second
@@ -78,6 +81,40 @@ func perUser(l route.Limit) rule {
 			return "", nil
 		}
 		return strconv.FormatInt(sc.verified.UserID, 10), nil
+	}}
+}
+
+// perCaller is perUser for a limit that is shared with operations that are not
+// limited by user: what keeps them apart.
+func perCaller(l route.Limit, what string) rule {
+	r := perUser(l)
+	return rule{limit: l, of: func(ctx context.Context, s *server, sc *scope, value string) (string, error) {
+		user, err := r.of(ctx, s, sc, value)
+		if user != "" {
+			user = what + " of user " + user
+		}
+		return user, err
+	}}
+}
+
+// perCodeSent limits how often somebody who is signed in has a code sent to
+// themselves: calls without one.
+func perCodeSent(l route.Limit, what string) rule {
+	return perCallerWhere(l, what, func(code string) bool { return code == "" })
+}
+
+// perCodeGiven limits how often they guess at it.
+func perCodeGiven(l route.Limit, what string) rule {
+	return perCallerWhere(l, what, func(code string) bool { return code != "" })
+}
+
+func perCallerWhere(l route.Limit, what string, counts func(code string) bool) rule {
+	r := perCaller(l, what)
+	return rule{limit: l, field: "code", of: func(ctx context.Context, s *server, sc *scope, code string) (string, error) {
+		if !counts(code) {
+			return "", nil
+		}
+		return r.of(ctx, s, sc, code)
 	}}
 }
 

@@ -84,7 +84,7 @@ type UserInput struct {
 }
 
 type accountOutput struct {
-	ETag string `header:"ETag"`
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
 	Body Account
 }
 

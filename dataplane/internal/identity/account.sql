@@ -126,3 +126,13 @@ WHERE u.deleted_at IS NULL
   AND (@everyone::boolean OR EXISTS (SELECT FROM public.user_companies m WHERE m.user_id = u.id AND m.is_active AND m.company_id = ANY (@companies::bigint[])))
 ORDER BY u.id
 LIMIT @max_rows OFFSET @skip_rows;
+
+-- name: VerifyEmail :one
+UPDATE public.users u SET email_verified = true, updated_at = now()
+WHERE u.id = @id AND u.email = @email AND u.is_active AND u.deleted_at IS NULL
+RETURNING u.updated_at;
+
+-- name: VerifyPhone :one
+UPDATE public.users u SET phone_verified = true, updated_at = now()
+WHERE u.id = @id AND u.primary_mobile = @primary_mobile AND u.is_active AND u.deleted_at IS NULL
+RETURNING u.updated_at;

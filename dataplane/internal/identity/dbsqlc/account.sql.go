@@ -584,3 +584,39 @@ func (q *Queries) UsePasswordToken(ctx context.Context, db DBTX, tokenHash []byt
 	err := row.Scan(&user_id)
 	return user_id, err
 }
+
+const verifyEmail = `-- name: VerifyEmail :one
+UPDATE public.users u SET email_verified = true, updated_at = now()
+WHERE u.id = $1 AND u.email = $2 AND u.is_active AND u.deleted_at IS NULL
+RETURNING u.updated_at
+`
+
+type VerifyEmailParams struct {
+	ID    int64
+	Email *string
+}
+
+func (q *Queries) VerifyEmail(ctx context.Context, db DBTX, arg VerifyEmailParams) (time.Time, error) {
+	row := db.QueryRow(ctx, verifyEmail, arg.ID, arg.Email)
+	var updated_at time.Time
+	err := row.Scan(&updated_at)
+	return updated_at, err
+}
+
+const verifyPhone = `-- name: VerifyPhone :one
+UPDATE public.users u SET phone_verified = true, updated_at = now()
+WHERE u.id = $1 AND u.primary_mobile = $2 AND u.is_active AND u.deleted_at IS NULL
+RETURNING u.updated_at
+`
+
+type VerifyPhoneParams struct {
+	ID            int64
+	PrimaryMobile *string
+}
+
+func (q *Queries) VerifyPhone(ctx context.Context, db DBTX, arg VerifyPhoneParams) (time.Time, error) {
+	row := db.QueryRow(ctx, verifyPhone, arg.ID, arg.PrimaryMobile)
+	var updated_at time.Time
+	err := row.Scan(&updated_at)
+	return updated_at, err
+}
