@@ -29,10 +29,13 @@ var (
 	LimitEnable2FAPerUser     = Limit{"enable_2fa_per_user", 10, time.Hour}
 	LimitAnonymousPerAddress  = Limit{"anonymous_per_address", 120, time.Minute}
 	LimitSignedInPerUser      = Limit{"signed_in_per_user", 1200, time.Minute}
+	LimitSMSPerDay            = Limit{"sms_per_day", 500, 24 * time.Hour}            // of a tenant, a day being UTC's
+	LimitSMSPerPrefix         = Limit{"sms_per_prefix_per_day", 100, 24 * time.Hour} // and of numbers of one prefix
 	limits                    = []Limit{
 		LimitLoginPerIdentifier, LimitLoginPerAddress, LimitSecondFactorPerLogin, LimitOTPSendPerNumber, LimitOTPSendPerAddress,
 		LimitOTPVerifyPerNumber, LimitFinalizePerNumber, LimitResetMailPerAccount, LimitResetMailPerAddress,
 		LimitRefreshPerSession, LimitEnable2FAPerUser, LimitAnonymousPerAddress, LimitSignedInPerUser,
+		LimitSMSPerDay, LimitSMSPerPrefix,
 	}
 )
 

@@ -66,6 +66,17 @@ type Settings struct {
 	// Limits are the counts, by name, that the tenant's plan changes. A route
 	// carries them here; they are not among what is stored of the tenant.
 	Limits map[string]int `json:"limits,omitempty"`
+
+	Branding Branding `json:"branding,omitzero"`
+}
+
+// Branding is how the tenant's mails look. Whatever is empty is taken from the
+// tenant's home company, or left out.
+type Branding struct {
+	Name     string `json:"name,omitempty"`
+	LogoURL  string `json:"logo_url,omitempty"` // https
+	Color    string `json:"color,omitempty"`    // as in #1a73e8
+	FromName string `json:"from_name,omitempty"`
 }
 
 // AllowsSelfRegistration tells whether anyone may register.

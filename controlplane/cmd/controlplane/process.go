@@ -21,7 +21,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
-	"github.com/ouvira/ouvira/controlplane/internal/mail"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/ouvira/ouvira/controlplane/internal/mail"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"

@@ -19,7 +19,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/ouvira/ouvira/controlplane/internal/job"
-	"github.com/ouvira/ouvira/controlplane/internal/mail"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"

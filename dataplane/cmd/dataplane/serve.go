@@ -15,6 +15,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -67,7 +68,11 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	handler, err := newHandler(s, log, registry, routes, pools, key, users, tokens, auditing)
+	drainer, err := newDrainer(s, log, registry, routes, pools, key)
+	if err != nil {
+		return err
+	}
+	handler, err := newHandler(s, log, registry, routes, pools, key, users, tokens, auditing, drainer)
 	if err != nil {
 		return err
 	}
@@ -78,7 +83,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 		return nil
 	}})
 	stopSealing := auditing.start(ctx)
-	err = runNode(ctx, routes, httpserver.Options{
+	err = runNode(ctx, routes, drainer, httpserver.Options{
 		Logger: log, Addr: s.Listen, Handler: handler,
 		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain,
 	})
@@ -88,10 +93,10 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	return errors.Join(err, pools.Close(closing))
 }
 
-// runNode runs the directory and the listeners. The directory ends last, so
-// that requests that are finishing still see changes; if it cannot start, the
-// node ends.
-func runNode(ctx context.Context, routes *directory.Directory, o httpserver.Options) error {
+// runNode runs the directory, the outbox and the listeners. After the last
+// request the outbox sends what that has written. The directory ends last, so
+// that who is finishing still sees changes; if it cannot start, the node ends.
+func runNode(ctx context.Context, routes *directory.Directory, drainer *outbox.Drainer, o httpserver.Options) error {
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	pulling, stopPulling := context.WithCancel(context.WithoutCancel(ctx))
@@ -102,13 +107,22 @@ func runNode(ctx context.Context, routes *directory.Directory, o httpserver.Opti
 		stopServing()
 		pulled <- err
 	}()
+	draining, stopDraining := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopDraining()
+	drained := make(chan struct{})
+	go func() {
+		drainer.Run(draining)
+		close(drained)
+	}()
 	err := httpserver.Run(serving, o)
+	stopDraining()
+	<-drained
 	stopPulling()
 	return errors.Join(err, <-pulled)
 }
 
 func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey,
-	users *identity.Service, tokens *identity.AccessTokens, auditing *auditing,
+	users *identity.Service, tokens *identity.AccessTokens, auditing *auditing, drainer *outbox.Drainer,
 ) (http.Handler, error) {
 	proxies, err := httpserver.ParseProxies(s.TrustedProxies)
 	if err != nil {
@@ -124,6 +138,6 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 			return lease, nil
 		},
 		Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
-		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
+		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Outbox: drainer, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
 	})
 }

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ouvira/ouvira/dataplane/internal/sms"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
 )
@@ -35,6 +37,18 @@ type settings struct {
 	CORSOrigins     []string `env:"CORS_ALLOWED_ORIGINS"`
 
 	AuditSealEvery time.Duration `env:"OUVIRA_AUDIT_SEAL_EVERY" envDefault:"5m"`
+
+	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
+	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
+	EmailUser     string `env:"EMAIL_HOST_USER"`
+	EmailPassword string `env:"EMAIL_HOST_PASSWORD" secret:"true"`
+	EmailUseTLS   bool   `env:"EMAIL_USE_TLS" envDefault:"false"`
+	DefaultFrom   string `env:"DEFAULT_FROM_EMAIL" envDefault:"Ouvira <no-reply@localhost>"`
+
+	TwilioURL    string `env:"OUVIRA_TWILIO_URL"`
+	TwilioSID    string `env:"TWILIO_ACCOUNT_SID"`
+	TwilioToken  string `env:"TWILIO_AUTH_TOKEN" secret:"true"`
+	TwilioNumber string `env:"TWILIO_PHONE_NUMBER"`
 }
 
 // Validate completes the settings and says all that is wrong at once.
@@ -65,6 +79,12 @@ func (s *settings) Validate() error {
 	refuse(s.AuditSealEvery < time.Second, "OUVIRA_AUDIT_SEAL_EVERY: must be a second (1s) or more")
 	_, err = httpserver.ParseProxies(s.TrustedProxies)
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
+	_, err = mail.NewSMTP(s.mail())
+	refuse(err != nil, "%v", err)
+	if s.sms() != (sms.Config{URL: s.TwilioURL}) {
+		_, err = sms.New(s.sms())
+		refuse(err != nil, "%v", err)
+	}
 	_, err = telemetry.Level(s.LogLevel)
 	refuse(err != nil, "OUVIRA_LOG_LEVEL: %v", err)
 	for i, origin := range s.CORSOrigins {
@@ -88,10 +108,27 @@ func (s *settings) insecure() []error {
 			errs = append(errs, errors.New("CORS_ALLOWED_ORIGINS: production wants https origins"))
 		}
 	}
+	if !s.EmailUseTLS {
+		errs = append(errs, errors.New("EMAIL_USE_TLS: production wants true"))
+	}
+	if s.TwilioURL != "" && !strings.HasPrefix(s.TwilioURL, "https://") {
+		errs = append(errs, errors.New("OUVIRA_TWILIO_URL: production wants https"))
+	}
 	if u, err := url.Parse(s.NodeDatabaseURL); s.NodeDatabaseURL != "" && (err != nil || u.Query().Get("sslmode") != "verify-full") {
 		errs = append(errs, errors.New("OUVIRA_NODE_DATABASE_URL: production wants sslmode=verify-full"))
 	}
 	return errs
+}
+
+func (s *settings) mail() mail.Config {
+	return mail.Config{
+		Host: s.EmailHost, Port: int(s.EmailPort), User: s.EmailUser, Password: s.EmailPassword,
+		UseTLS: s.EmailUseTLS, From: s.DefaultFrom,
+	}
+}
+
+func (s *settings) sms() sms.Config {
+	return sms.Config{URL: s.TwilioURL, AccountSID: s.TwilioSID, AuthToken: s.TwilioToken, PhoneNumber: s.TwilioNumber}
 }
 
 // defaultNodeID is the machine and the port: stable across restarts, and two

@@ -50,8 +50,14 @@ type Lease interface {
 	Release()
 }
 
-// Options of New. All are required but Metrics, Proxies, Audit, Cookies and
-// CORSOrigins.
+// Outbox is told whose messages may be waiting: *outbox.Drainer.
+type Outbox interface {
+	Served(tenant uuid.UUID)
+	Wake(tenant uuid.UUID)
+}
+
+// Options of New. All are required but Metrics, Proxies, Audit, Outbox, Cookies
+// and CORSOrigins.
 type Options struct {
 	Log      *slog.Logger
 	Metrics  *httpserver.Metrics
@@ -63,6 +69,7 @@ type Options struct {
 	Access   *access.Service
 	Sealer   outbox.Sealer
 	Audit    Audit  // nil: the audit is not sealed, and verified against itself
+	Outbox   Outbox // nil: what is written stays there
 	Scheme   string // of the tenants' addresses, for links to pages of lists
 
 	Cookies     bool     // sign in with cookies too

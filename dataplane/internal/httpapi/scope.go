@@ -79,6 +79,16 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 		sc.tenant.Outbox = outbox.NewQueue(found, s.Sealer)
 		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
 		w.Header().Set("Cache-Control", "no-store")
+		if s.Outbox != nil {
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				s.Outbox.Served(found.TenantID)
+			}
+			defer func() {
+				if sc.tenant.Outbox.Added() {
+					s.Outbox.Wake(found.TenantID) // committed or not: looking costs little
+				}
+			}()
+		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, scopeKey{}, sc)))
 	})
 }

@@ -1,6 +1,20 @@
 // Package outbox is how mail and SMS leave a tenant. A message is a row in the
 // tenant's database, written with the change that causes it; after the commit
-// the node that wrote it sends it.
+// the node that wrote it sends it, and if that node dies, another one does.
+//
+// It promises:
+//
+//   - No message without its change, and no change without its message.
+//   - What a message says is sealed as long as it waits, and gone afterwards.
+//   - No connection and no transaction is held while something is sent.
+//   - A mail is sent at least once; sent again, it has the same Message-ID.
+//   - An SMS is sent at most once: when nobody knows whether the provider took
+//     it, it is not sent again, and stands there as unknown.
+//   - What cannot be sent is tried again with growing pauses, then stands there
+//     as dead. Nothing disappears silently.
+//   - A code is not sent after its lifetime.
+//   - However many numbers are asked for, no more SMS leave than the tenant's
+//     caps allow.
 package outbox
 
 import (
@@ -8,6 +22,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -39,18 +54,64 @@ type Message struct {
 // Template names a text.
 type Template string
 
-// The templates, with the values that each needs.
+// The templates. What each says is in package text; the values that each needs
+// are in the table below.
 const (
-	TemplateOTP           Template = "otp"            // SMS: code, minutes
-	TemplateLoginCode     Template = "login_code"     // SMS: code, minutes
-	TemplatePhoneCode     Template = "phone_code"     // SMS: code, minutes
-	TemplateEmailCode     Template = "email_code"     // email: code, minutes
-	TemplatePasswordReset Template = "password_reset" // email: link, minutes
-	TemplatePasswordSet   Template = "password_set"   // email: nothing; the password was changed
-	TemplateInvitation    Template = "invitation"     // email: link, company, inviter, role, expires
-	TemplateSecurity      Template = "security"       // email: event (a sentence)
-	TemplateNotification  Template = "notification"   // email: message
+	TemplateOTP           Template = "otp"
+	TemplateLoginCode     Template = "login_code"
+	TemplatePhoneCode     Template = "phone_code"
+	TemplateEmailCode     Template = "email_code"
+	TemplatePasswordReset Template = "password_reset"
+	TemplatePasswordSet   Template = "password_set" // the password was changed
+	TemplateInvitation    Template = "invitation"
+	TemplateSecurity      Template = "security"     // event: a sentence
+	TemplateNotification  Template = "notification" // message: some sentences
 )
+
+// kind is what a template is for.
+type kind struct {
+	channel Channel
+	values  []string // all that it needs; "minutes" is also how long it is of use
+}
+
+var templates = map[Template]kind{
+	TemplateOTP:           {SMS, []string{"code", "minutes"}},
+	TemplateLoginCode:     {SMS, []string{"code", "minutes"}},
+	TemplatePhoneCode:     {SMS, []string{"code", "minutes"}},
+	TemplateEmailCode:     {Email, []string{"code", "minutes"}},
+	TemplatePasswordReset: {Email, []string{"link", "minutes"}},
+	TemplatePasswordSet:   {Email, nil},
+	TemplateInvitation:    {Email, []string{"link", "company", "inviter", "role", "expires"}},
+	TemplateSecurity:      {Email, []string{"event"}},
+	TemplateNotification:  {Email, []string{"message"}},
+}
+
+// check says what a message lacks. It is a mistake of the program.
+func (m Message) check() error {
+	k, ok := templates[m.Template]
+	if !ok {
+		return fmt.Errorf("there is no template %q", m.Template)
+	}
+	if k.channel != m.Channel {
+		return fmt.Errorf("the template %s is for %s, not for %s", m.Template, k.channel, m.Channel)
+	}
+	for _, name := range k.values {
+		if _, ok := m.Values[name]; !ok {
+			return fmt.Errorf("the template %s needs the value %q", m.Template, name)
+		}
+	}
+	return nil
+}
+
+// lifetime is how long the message is of use, in seconds; nil: for good.
+func (m Message) lifetime() *float64 {
+	minutes, err := strconv.Atoi(m.Values["minutes"])
+	if err != nil || minutes <= 0 {
+		return nil
+	}
+	seconds := float64(minutes) * 60
+	return &seconds
+}
 
 // Sealer seals what must not be readable in a dump (seal.DataKey).
 type Sealer interface {
@@ -72,8 +133,17 @@ func (q *Queue) Added() bool { return q.added.Load() }
 
 var queries dbsqlc.Queries
 
-// Add writes a message in the transaction of the change that causes it.
+// Add writes a message in the transaction of the change that causes it. An SMS
+// over one of the tenant's caps is refused with 429, and the change with it.
 func (q *Queue) Add(ctx context.Context, tx pg.Querier, m Message) error {
+	if err := m.check(); err != nil {
+		return err
+	}
+	if m.Channel == SMS {
+		if err := capSMS(ctx, tx, q.route.Settings, m.To); err != nil {
+			return err
+		}
+	}
 	plain, err := json.Marshal(m.Values)
 	if err != nil {
 		return fmt.Errorf("encode a message: %w", err)
@@ -85,7 +155,7 @@ func (q *Queue) Add(ctx context.Context, tx pg.Querier, m Message) error {
 	q.added.Store(true)
 	return queries.Add(ctx, tx, dbsqlc.AddParams{
 		Channel: string(m.Channel), Recipient: m.To, Template: string(m.Template), Language: m.Language,
-		PayloadSealed: sealed, UserID: m.UserID,
+		PayloadSealed: sealed, UserID: m.UserID, Lifetime: m.lifetime(),
 	})
 }
 

@@ -7,11 +7,15 @@ package dbsqlc
 
 import (
 	"context"
+	"time"
+
+	"github.com/google/uuid"
 )
 
 const add = `-- name: Add :exec
-INSERT INTO public.outbox (channel, recipient, template, language, payload_sealed, user_id)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO public.outbox (channel, recipient, template, language, payload_sealed, user_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6,
+        now() + make_interval(secs => $7::float8))
 `
 
 type AddParams struct {
@@ -21,6 +25,7 @@ type AddParams struct {
 	Language      string
 	PayloadSealed []byte
 	UserID        *int64
+	Lifetime      *float64
 }
 
 func (q *Queries) Add(ctx context.Context, db DBTX, arg AddParams) error {
@@ -31,6 +36,278 @@ func (q *Queries) Add(ctx context.Context, db DBTX, arg AddParams) error {
 		arg.Language,
 		arg.PayloadSealed,
 		arg.UserID,
+		arg.Lifetime,
 	)
 	return err
+}
+
+const claim = `-- name: Claim :many
+WITH waiting AS MATERIALIZED (
+    SELECT w.id FROM public.outbox w
+    WHERE w.status = 'pending' AND w.due_at <= clock_timestamp()
+    ORDER BY w.due_at, w.id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED)
+UPDATE public.outbox o
+SET attempts = o.attempts + 1, due_at = clock_timestamp() + make_interval(secs => $1::float8)
+FROM waiting WHERE o.id = waiting.id
+RETURNING o.id, o.message_id, o.channel, o.recipient, o.template, o.language, o.payload_sealed, o.user_id, o.attempts, o.created_at,
+          (o.handed_at IS NOT NULL)::boolean AS handed, COALESCE(o.expires_at <= clock_timestamp(), false)::boolean AS expired
+`
+
+type ClaimParams struct {
+	Lease float64
+	Most  int32
+}
+
+type ClaimRow struct {
+	ID            int64
+	MessageID     uuid.UUID
+	Channel       string
+	Recipient     string
+	Template      string
+	Language      string
+	PayloadSealed []byte
+	UserID        *int64
+	Attempts      int32
+	CreatedAt     time.Time
+	Handed        bool
+	Expired       bool
+}
+
+// The lease is due_at: whoever claims moves it ahead. A message whose lease has
+// run out is claimed again, by whoever comes.
+func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]ClaimRow, error) {
+	rows, err := db.Query(ctx, claim, arg.Lease, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ClaimRow{}
+	for rows.Next() {
+		var i ClaimRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.MessageID,
+			&i.Channel,
+			&i.Recipient,
+			&i.Template,
+			&i.Language,
+			&i.PayloadSealed,
+			&i.UserID,
+			&i.Attempts,
+			&i.CreatedAt,
+			&i.Handed,
+			&i.Expired,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countLetters = `-- name: CountLetters :one
+SELECT count(*) FROM public.outbox WHERE ($1::text IS NULL OR status = $1)
+`
+
+func (q *Queries) CountLetters(ctx context.Context, db DBTX, status *string) (int64, error) {
+	row := db.QueryRow(ctx, countLetters, status)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
+const countSMS = `-- name: CountSMS :one
+INSERT INTO public.sms_counts AS c (day, prefix, sent)
+VALUES ((now() AT TIME ZONE 'UTC')::date, $1, 1)
+ON CONFLICT (day, prefix) DO UPDATE SET sent = c.sent + 1
+RETURNING sent
+`
+
+// The row stays locked until the transaction ends: counts are exact, on all
+// nodes together.
+func (q *Queries) CountSMS(ctx context.Context, db DBTX, prefix string) (int32, error) {
+	row := db.QueryRow(ctx, countSMS, prefix)
+	var sent int32
+	err := row.Scan(&sent)
+	return sent, err
+}
+
+const finish = `-- name: Finish :execrows
+UPDATE public.outbox
+SET status = $1, last_error = $2, payload_sealed = NULL, finished_at = clock_timestamp()
+WHERE id = $3 AND attempts = $4 AND status = 'pending'
+`
+
+type FinishParams struct {
+	Status    string
+	LastError string
+	ID        int64
+	Attempts  int32
+}
+
+func (q *Queries) Finish(ctx context.Context, db DBTX, arg FinishParams) (int64, error) {
+	result, err := db.Exec(ctx, finish,
+		arg.Status,
+		arg.LastError,
+		arg.ID,
+		arg.Attempts,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const forget = `-- name: Forget :execrows
+DELETE FROM public.outbox WHERE id IN (
+    SELECT w.id FROM public.outbox w
+    WHERE w.status <> 'pending' AND w.finished_at < now() - make_interval(days => $1) LIMIT 1000)
+`
+
+func (q *Queries) Forget(ctx context.Context, db DBTX, days int32) (int64, error) {
+	result, err := db.Exec(ctx, forget, days)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const forgetCounts = `-- name: ForgetCounts :exec
+DELETE FROM public.sms_counts WHERE day < (now() AT TIME ZONE 'UTC')::date - 7
+`
+
+func (q *Queries) ForgetCounts(ctx context.Context, db DBTX) error {
+	_, err := db.Exec(ctx, forgetCounts)
+	return err
+}
+
+const hand = `-- name: Hand :execrows
+UPDATE public.outbox SET handed_at = clock_timestamp()
+WHERE id = $1 AND attempts = $2 AND status = 'pending' AND handed_at IS NULL AND due_at > clock_timestamp()
+`
+
+type HandParams struct {
+	ID       int64
+	Attempts int32
+}
+
+// Nothing if the claim is not ours any more.
+func (q *Queries) Hand(ctx context.Context, db DBTX, arg HandParams) (int64, error) {
+	result, err := db.Exec(ctx, hand, arg.ID, arg.Attempts)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const later = `-- name: Later :execrows
+UPDATE public.outbox
+SET due_at = clock_timestamp() + make_interval(secs => $1::float8), last_error = $2, handed_at = NULL
+WHERE id = $3 AND attempts = $4 AND status = 'pending'
+`
+
+type LaterParams struct {
+	Wait      float64
+	LastError string
+	ID        int64
+	Attempts  int32
+}
+
+func (q *Queries) Later(ctx context.Context, db DBTX, arg LaterParams) (int64, error) {
+	result, err := db.Exec(ctx, later,
+		arg.Wait,
+		arg.LastError,
+		arg.ID,
+		arg.Attempts,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const letters = `-- name: Letters :many
+SELECT id, channel, recipient, template, status, attempts, last_error, user_id, created_at, finished_at
+FROM public.outbox WHERE ($1::text IS NULL OR status = $1)
+ORDER BY id DESC LIMIT $3 OFFSET $2
+`
+
+type LettersParams struct {
+	Status *string
+	Skip   int32
+	Most   int32
+}
+
+type LettersRow struct {
+	ID         int64
+	Channel    string
+	Recipient  string
+	Template   string
+	Status     string
+	Attempts   int32
+	LastError  string
+	UserID     *int64
+	CreatedAt  time.Time
+	FinishedAt *time.Time
+}
+
+func (q *Queries) Letters(ctx context.Context, db DBTX, arg LettersParams) ([]LettersRow, error) {
+	rows, err := db.Query(ctx, letters, arg.Status, arg.Skip, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LettersRow{}
+	for rows.Next() {
+		var i LettersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Channel,
+			&i.Recipient,
+			&i.Template,
+			&i.Status,
+			&i.Attempts,
+			&i.LastError,
+			&i.UserID,
+			&i.CreatedAt,
+			&i.FinishedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const nextDue = `-- name: NextDue :one
+SELECT COALESCE(GREATEST(EXTRACT(epoch FROM min(due_at) - clock_timestamp()), 0), -1)::float8 AS wait FROM public.outbox WHERE status = 'pending'
+`
+
+// Seconds until something is due; -1 when nothing waits.
+func (q *Queries) NextDue(ctx context.Context, db DBTX) (float64, error) {
+	row := db.QueryRow(ctx, nextDue)
+	var wait float64
+	err := row.Scan(&wait)
+	return wait, err
+}
+
+const sender = `-- name: Sender :one
+SELECT COALESCE((SELECT c.name FROM ouvira.seeds s JOIN public.companies c ON c.id = s.company_id
+                 ORDER BY s.created_at, s.company_id LIMIT 1), '')::text AS name
+`
+
+// The tenant's home company: in whose name it writes.
+func (q *Queries) Sender(ctx context.Context, db DBTX) (string, error) {
+	row := db.QueryRow(ctx, sender)
+	var name string
+	err := row.Scan(&name)
+	return name, err
 }
