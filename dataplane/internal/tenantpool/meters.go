@@ -16,7 +16,7 @@ type meters struct {
 	waits    *prometheus.CounterVec
 	refusals *prometheus.CounterVec
 
-	open, limit, waiting, live *prometheus.Desc
+	open, limit, waiting, broken, live *prometheus.Desc
 }
 
 func newMeters(p *Pools, registerer prometheus.Registerer) (*meters, error) {
@@ -33,6 +33,7 @@ func newMeters(p *Pools, registerer prometheus.Registerer) (*meters, error) {
 		open:    prometheus.NewDesc("ouvira_tenant_connections_open", "Open connections of this process.", []string{"server"}, nil),
 		limit:   prometheus.NewDesc("ouvira_tenant_connections_limit", "Connections that this process may have.", []string{"server"}, nil),
 		waiting: prometheus.NewDesc("ouvira_tenant_connections_waiting", "Connections that wait for a permit.", []string{"server"}, nil),
+		broken:  prometheus.NewDesc("ouvira_tenant_server_broken", "Whether the server is not dialled now, because it did not answer.", []string{"server"}, nil),
 		live:    prometheus.NewDesc("ouvira_tenant_pools", "Pools of tenants that are kept.", nil, nil),
 	}
 	if registerer == nil {
@@ -76,5 +77,10 @@ func (m *meters) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.open, open, name)
 		gauge(m.limit, limit, name)
 		gauge(m.waiting, waiting, name)
+		broken := 0
+		if s.broken() {
+			broken = 1
+		}
+		gauge(m.broken, broken, name)
 	}
 }

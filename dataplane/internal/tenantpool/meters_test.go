@@ -38,6 +38,7 @@ func TestMetersAreBounded(t *testing.T) {
 		"ouvira_tenant_connections_waiting server=test":                       1,
 		"ouvira_tenant_connection_waits_total server=test":                    1,
 		"ouvira_tenant_lease_refusals_total reason=server_budget server=test": 1,
+		"ouvira_tenant_server_broken server=test":                             0,
 		"ouvira_tenant_pools":                                                 2,
 	} {
 		if key == "ouvira_tenant_connections_waiting server=test" {
@@ -50,7 +51,7 @@ func TestMetersAreBounded(t *testing.T) {
 			t.Errorf("%s = %v, want %v", key, got[key], want)
 		}
 	}
-	if len(got) != 6 {
+	if len(got) != 7 {
 		t.Errorf("there are %d series: %v", len(got), got)
 	}
 }

@@ -2,11 +2,15 @@ package tenantpool
 
 import (
 	"context"
+	"log/slog"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sony/gobreaker/v2"
 
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -22,6 +26,7 @@ const settleEvery = 100 * time.Millisecond
 type server struct {
 	id   uuid.UUID
 	name string
+	log  *slog.Logger
 
 	// pressed is false while nobody waits and the budget is kept to, which is
 	// nearly always: a release then costs one load. Written with mu held.
@@ -29,9 +34,11 @@ type server struct {
 
 	mu      sync.Mutex
 	version int64
-	limit   int // this process's share of the budget
-	open    int // permits out: sockets, and dials on their way
-	leaving int // of these, sockets that are being closed to make room
+	address string
+	breaker *gobreaker.TwoStepCircuitBreaker[struct{}] // of the address
+	limit   int                                        // this process's share of the budget
+	open    int                                        // permits out: sockets, and dials on their way
+	leaving int                                        // of these, sockets that are being closed to make room
 	tenants map[uuid.UUID]*usage
 	pools   map[*pool]int // permits out by pool
 	queue   []*waiter     // in order of arrival
@@ -52,8 +59,10 @@ type waiter struct {
 	ready chan error // of size 1
 }
 
-func newServer(s *route.Server) *server {
-	return &server{id: s.ID, name: s.Name, tenants: map[uuid.UUID]*usage{}, pools: map[*pool]int{}, version: -1}
+func newServer(r *route.Server, log *slog.Logger) *server {
+	s := &server{id: r.ID, name: r.Name, log: log, tenants: map[uuid.UUID]*usage{}, pools: map[*pool]int{}, version: -1}
+	s.breaker = newBreaker(r.Name, log)
+	return s
 }
 
 // resize sets the limit by what the route says of the server.
@@ -61,6 +70,9 @@ func (s *server) resize(to *route.Server, limit int) {
 	s.mu.Lock()
 	if to.Version >= s.version {
 		s.version, s.limit, s.name = to.Version, limit, to.Name
+		if address := net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))); address != s.address {
+			s.address, s.breaker = address, newBreaker(to.Name, s.log)
+		}
 	}
 	s.press()
 	pressed := s.pressed.Load()
@@ -71,8 +83,12 @@ func (s *server) resize(to *route.Server, limit int) {
 }
 
 // permit waits until the pool may open one more socket, nobody wants it any
-// more (errTryAgain), or ctx ends because the pool is closed.
+// more (errTryAgain), or ctx ends because the pool is closed. A server whose
+// breaker is open is not waited for (errNoAnswer).
 func (s *server) permit(ctx context.Context, e *pool) (*permit, error) {
+	if s.broken() {
+		return nil, errNoAnswer
+	}
 	w := &waiter{pool: e, ready: make(chan error, 1)}
 	s.mu.Lock()
 	s.queue = append(s.queue, w)
@@ -106,7 +122,12 @@ func grantedTo(e *pool, err error) (*permit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &permit{pool: e}, nil
+	report, err := e.server.dials().Allow()
+	if err != nil {
+		e.server.returned(e, nil)
+		return nil, errNoAnswer
+	}
+	return &permit{pool: e, report: report}, nil
 }
 
 // withdraw takes w out of the queue; false means that it has been answered.

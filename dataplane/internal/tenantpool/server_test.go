@@ -1,6 +1,7 @@
 package tenantpool
 
 import (
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func queue(s *server, pools ...*pool) {
 func TestInvariant07PermitsGoToThePoorestTenant(t *testing.T) {
 	t.Parallel()
 	p := &Pools{}
-	s := newServer(&route.Server{})
+	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
 	rich, poor, poorest, capped := fakePool(p, s, 9), fakePool(p, s, 9), fakePool(p, s, 9), fakePool(p, s, 1)
 	hold(s, rich, 3)
 	hold(s, poor, 2)
@@ -59,7 +60,7 @@ func TestInvariant07PermitsGoToThePoorestTenant(t *testing.T) {
 func TestInvariant07ARicherTenantYieldsAReleasedConnection(t *testing.T) {
 	t.Parallel()
 	p := &Pools{}
-	s := newServer(&route.Server{})
+	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
 	s.limit = 3
 	rich, poor := fakePool(p, s, 9), fakePool(p, s, 9)
 	hold(s, rich, 2)
@@ -94,10 +95,10 @@ func TestInvariant01APermitReturnsWhenTheServerHasClosed(t *testing.T) {
 	}
 	defer listener.Close()
 	p := &Pools{}
-	s := newServer(&route.Server{})
+	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
 	e := fakePool(p, s, 9)
 	hold(s, e, 1)
-	conn, err := (&permit{pool: e}).dial(t.Context(), "tcp", listener.Addr().String())
+	conn, err := (&permit{pool: e, report: func(error) {}}).dial(t.Context(), "tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,10 +142,10 @@ func TestInvariant01AServerThatNeverClosesIsNotWaitedForForEver(t *testing.T) {
 	}
 	defer listener.Close()
 	p := &Pools{}
-	s := newServer(&route.Server{})
+	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
 	e := fakePool(p, s, 9)
 	hold(s, e, 1)
-	conn, err := (&permit{pool: e}).dial(t.Context(), "tcp", listener.Addr().String())
+	conn, err := (&permit{pool: e, report: func(error) {}}).dial(t.Context(), "tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package tenantpool
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync/atomic"
@@ -19,8 +20,9 @@ var dialer = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 // permit is the right to one open socket to a server. It is used by exactly
 // one dial; from then on the socket answers for it.
 type permit struct {
-	pool *pool
-	used atomic.Bool
+	pool   *pool
+	used   atomic.Bool
+	report func(error) // tells the breaker, once: nil when the server has answered
 }
 
 // dial is the DialFunc of one connection. Its first call makes the connection;
@@ -29,12 +31,19 @@ func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, e
 	if p.used.Swap(true) {
 		return dialer.DialContext(ctx, network, address)
 	}
+	report := func(err error) {
+		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+			err = context.Canceled
+		}
+		p.report(err)
+	}
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
+		report(err)
 		p.pool.server.returned(p.pool, nil)
 		return nil, err
 	}
-	return newSocket(conn, p.pool), nil
+	return &socket{Conn: conn, pool: p.pool, look: looker(conn), report: report}, nil
 }
 
 // socket is a connection that gives its permit back when it is closed: not
@@ -43,10 +52,12 @@ func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, e
 type socket struct {
 	net.Conn
 
-	pool   *pool
-	look   func() bool // see quiet
-	closed atomic.Bool
-	dirty  atomic.Bool // the session is not as a new one is
+	pool     *pool
+	look     func() bool // see quiet
+	report   func(error) // see permit
+	answered atomic.Bool // the server has sent something
+	closed   atomic.Bool
+	dirty    atomic.Bool // the session is not as a new one is
 
 	// Guarded by server.mu.
 	connected bool // past the marker check
@@ -54,8 +65,13 @@ type socket struct {
 	gone      bool // the permit is back
 }
 
-func newSocket(conn net.Conn, p *pool) *socket {
-	return &socket{Conn: conn, pool: p, look: looker(conn)}
+// Read notices the server's first word.
+func (s *socket) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if n > 0 && !s.answered.Load() && !s.answered.Swap(true) {
+		s.report(nil)
+	}
+	return n, err
 }
 
 // Close ends our side and returns at once; the permit goes back when the
@@ -63,6 +79,9 @@ func newSocket(conn net.Conn, p *pool) *socket {
 func (s *socket) Close() error {
 	if s.closed.Swap(true) {
 		return nil
+	}
+	if !s.answered.Swap(true) {
+		s.report(errNoAnswer)
 	}
 	go func() {
 		// A timer, not a read deadline: whoever still watches over the

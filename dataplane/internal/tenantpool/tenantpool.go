@@ -21,6 +21,7 @@
 //   - 7. Waiting is bounded and ends in 429 (the tenant's own cap) or 503 (the
 //     server). Permits go to the tenant that has the fewest, so that a noisy
 //     one waits for itself.
+//   - 8. A server that does not answer is not waited for, and slows no other.
 //   - 12. A session that a lease has changed is not leased again.
 package tenantpool
 
@@ -281,7 +282,7 @@ func (p *Pools) reach(r *route.Route) (e *pool, evicted []*pool, err error) {
 func (p *Pools) newPool(r *route.Route) *pool {
 	s := p.servers[r.Server.ID]
 	if s == nil {
-		s = newServer(r.Server)
+		s = newServer(r.Server, p.options.Log)
 		p.servers[r.Server.ID] = s
 	}
 	s.resize(r.Server, p.portion(r.Server.MaxConnections))
