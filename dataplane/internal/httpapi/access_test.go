@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 )
 
 // as sends requests to tenant A as somebody.
@@ -502,5 +505,22 @@ func TestSec32AccessFieldsThatAreNotTheCallers(t *testing.T) {
 	}
 	if after := rows(); after != before {
 		t.Errorf("rows of %v: %s before, %s after", tables, before, after)
+	}
+}
+
+// TestSec31 the server does not start with an operation that does not say who
+// may call it, or says it twice.
+func TestSec31UndeclaredAccessIsRefused(t *testing.T) {
+	t.Parallel()
+	if err := httpapi.CheckWith("", false); err == nil {
+		t.Error("an operation without a declaration was accepted")
+	}
+	if err := httpapi.CheckWith(access.CompanyRead, true); err == nil {
+		t.Error("an operation with two declarations was accepted")
+	}
+	for _, err := range []error{httpapi.CheckWith(access.CompanyRead, false), httpapi.CheckWith("", true)} {
+		if err != nil {
+			t.Errorf("the API itself is refused: %v", err)
+		}
 	}
 }

@@ -102,11 +102,14 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	router, _ := build(s)
-	if err := errors.Join(s.undeclared...); err != nil {
+	if err := s.declared(); err != nil {
 		return nil, err
 	}
 	return router, nil
 }
+
+// declared refuses to start with an operation that does not say who may call it.
+func (s *server) declared() error { return errors.Join(s.undeclared...) }
 
 // Document is the OpenAPI document, as YAML. It is an error when a field has
 // no example, or an example does not fit.

@@ -1,0 +1,25 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// CheckWith is the check that New makes before it serves, with one operation
+// more, which declares the permission and that it is the caller's own.
+func CheckWith(permission access.Permission, own bool) error {
+	s := &server{Options: Options{Log: slog.New(slog.DiscardHandler)}}
+	_, api := build(s)
+	o := op(get, "/one-more", "one-more", "One more", ok)
+	if permission != "" {
+		o = o.needs(permission)
+	}
+	if own {
+		o = o.own()
+	}
+	read(s, api, o, func(context.Context, pg.Querier, *caller, *struct{}) (*struct{}, error) { return nil, nil })
+	return s.declared()
+}
