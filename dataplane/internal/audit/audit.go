@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/ouvira/ouvira/dataplane/internal/audit/dbsqlc"
@@ -64,8 +65,23 @@ const (
 // hidden stands for a value that must not be recorded.
 const hidden = "[hidden]"
 
-// entities is every kind there is, for the test that walks them.
+// entities is every kind there is.
 var entities = map[string]reflect.Type{}
+
+// Shown are the fields of every entity whose values are recorded, as
+// "entity.field", for the test that looks for secrets among them.
+func Shown() []string {
+	var fields []string
+	for name, t := range entities {
+		for i := range t.NumField() {
+			if f := t.Field(i); f.Tag.Get("audit") == show {
+				fields = append(fields, name+"."+fieldName(f))
+			}
+		}
+	}
+	slices.Sort(fields)
+	return fields
+}
 
 // Entity records what happens to entities of one type, by snapshots T.
 type Entity[T any] struct{ name string }

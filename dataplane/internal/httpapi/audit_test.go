@@ -4,10 +4,13 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ouvira/ouvira/dataplane/internal/audit"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -258,6 +261,26 @@ func TestTheCalendar(t *testing.T) {
 	}
 	if bytes := value[int64](t, n.A, "SELECT pg_total_relation_size('public.date_dimension')"); bytes > 1_200_000 {
 		t.Errorf("the calendar takes %d bytes in every tenant's database", bytes)
+	}
+}
+
+// What is recorded of entities is decided field by field; a name that sounds
+// like a secret is decided here a second time.
+func TestSec39TheAuditShowsNoSecrets(t *testing.T) {
+	t.Parallel()
+	secret := regexp.MustCompile(`(?i)pass|secret|token|hash|key|otp|code|seed|salt|cookie|credential|digest|signature|private|sealed`)
+	harmless := []string{
+		"permission.code", // "module.action"
+	}
+	shown := audit.Shown()
+	if len(shown) < 20 {
+		t.Errorf("only %d fields are recorded: %v", len(shown), shown)
+	}
+	for _, field := range shown {
+		_, name, _ := strings.Cut(field, ".")
+		if secret.MatchString(name) && !slices.Contains(harmless, field) {
+			t.Errorf("the audit records the values of %s: hide it, or say here why it is no secret", field)
+		}
 	}
 }
 
