@@ -65,11 +65,7 @@ func (s *server) listCompanies(ctx context.Context, db pg.Querier, c *caller, in
 	if err != nil {
 		return nil, err
 	}
-	results := make([]CompanySummary, len(companies))
-	for i, found := range companies {
-		results[i] = summaryOf(found)
-	}
-	return &listCompaniesOutput{pageOf(s, c.scope, *in, count, results)}, nil
+	return &listCompaniesOutput{pageOf(s, c.scope, *in, count, each(companies, summaryOf))}, nil
 }
 
 type createCompanyInput struct {
@@ -103,20 +99,10 @@ func (s *server) createCompany(ctx context.Context, tx pgx.Tx, c *caller, in *cr
 // requireParent asks whether the caller may put a company under another. One
 // that they cannot see is wrong in the field that names it.
 func (c *caller) requireParent(ctx context.Context, tx pgx.Tx, id int64) error {
-	err := c.requireAlso(ctx, tx, id, access.CompanyCreate)
-	if fault.Is(err, fault.KindNotFound) {
-		return company.NoParent()
-	}
-	return err
+	return unseen(c.requireAlso(ctx, tx, id, access.CompanyCreate), company.NoParent())
 }
 
-// CompanyPath is the company of a path. It is exported for huma, as are all
-// that inputs embed.
-type CompanyPath struct {
-	ID int64 `path:"id" minimum:"1"`
-}
-
-func (s *server) getCompany(ctx context.Context, db pg.Querier, c *caller, in *CompanyPath) (*companyOutput, error) {
+func (s *server) getCompany(ctx context.Context, db pg.Querier, c *caller, in *IDPath) (*companyOutput, error) {
 	if err := c.require(ctx, db, in.ID); err != nil {
 		return nil, err
 	}
@@ -134,7 +120,7 @@ type CompanyFields struct {
 }
 
 type replaceCompanyInput struct {
-	CompanyPath
+	IDPath
 	IfMatch
 	Body struct {
 		Name string `json:"name" minLength:"1" maxLength:"200"`
@@ -143,7 +129,7 @@ type replaceCompanyInput struct {
 }
 
 type patchCompanyInput struct {
-	CompanyPath
+	IDPath
 	IfMatch
 	Body struct {
 		Name optional[string] `json:"name,omitzero" minLength:"1" maxLength:"200"`
@@ -225,7 +211,7 @@ func (c *caller) notHome(ctx context.Context, tx pgx.Tx, id int64, done string) 
 	return err
 }
 
-func (s *server) deleteCompany(ctx context.Context, tx pgx.Tx, c *caller, in *CompanyPath) (*struct{}, error) {
+func (s *server) deleteCompany(ctx context.Context, tx pgx.Tx, c *caller, in *IDPath) (*struct{}, error) {
 	if err := c.require(ctx, tx, in.ID); err != nil {
 		return nil, err
 	}
@@ -243,7 +229,7 @@ type CompanyNode struct {
 
 type companyTreeOutput struct{ Body CompanyNode }
 
-func (s *server) companyTree(ctx context.Context, db pg.Querier, c *caller, in *CompanyPath) (*companyTreeOutput, error) {
+func (s *server) companyTree(ctx context.Context, db pg.Querier, c *caller, in *IDPath) (*companyTreeOutput, error) {
 	if err := c.require(ctx, db, in.ID); err != nil {
 		return nil, err
 	}

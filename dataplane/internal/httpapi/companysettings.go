@@ -50,7 +50,7 @@ func settingsAnswer(companyID int64, s company.Settings, err error) (*settingsOu
 	return &settingsOutput{etagOf(s.UpdatedAt), body}, nil
 }
 
-func (s *server) getSettings(ctx context.Context, db pg.Querier, c *caller, in *CompanyPath) (*settingsOutput, error) {
+func (s *server) getSettings(ctx context.Context, db pg.Querier, c *caller, in *IDPath) (*settingsOutput, error) {
 	if err := c.require(ctx, db, in.ID); err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (s *server) getSettings(ctx context.Context, db pg.Querier, c *caller, in *
 }
 
 type settingsInput struct {
-	CompanyPath
+	IDPath
 	IfMatch
 	Body struct {
 		DefaultLanguage      optional[string]         `json:"default_language,omitzero" minLength:"2" maxLength:"2" doc:"ISO 639-1." example:"de"`

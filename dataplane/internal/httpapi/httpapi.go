@@ -159,7 +159,7 @@ func build(s *server) (http.Handler, huma.API) {
 	api.UseMiddleware(s.checkToken, s.limitAll)
 	s.routes(api)
 	s.lacking = apidoc.Complete(api.OpenAPI(), examples)
-	mountSetPassword(ofTenant)
+	mountPages(ofTenant)
 	httpserver.MountDocs(router, api) // answers on any Host
 	return router, api
 }

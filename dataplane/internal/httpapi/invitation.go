@@ -10,7 +10,6 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/audit"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/invitation"
-	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -70,7 +69,7 @@ type InvitationFields struct {
 }
 
 type inviteToCompanyInput struct {
-	CompanyPath
+	IDPath
 	Body InvitationFields
 }
 
@@ -111,7 +110,7 @@ type InvitationStatus struct {
 }
 
 type listCompanyInvitationsInput struct {
-	CompanyPath
+	IDPath
 	PageInput
 	InvitationStatus
 }
@@ -158,16 +157,7 @@ func (s *server) invitationsOf(ctx context.Context, db pg.Querier, c *caller, co
 	if err := invitation.Looked(ctx, db, c.who(), companyID, nil); err != nil {
 		return nil, err
 	}
-	results := make([]Invitation, len(page))
-	for i, found := range page {
-		results[i] = invitationOf(found)
-	}
-	return &listInvitationsOutput{pageOf(s, c.scope, in, count, results)}, nil
-}
-
-// InvitationPath is one invitation.
-type InvitationPath struct {
-	ID int64 `path:"id" minimum:"1"`
+	return &listInvitationsOutput{pageOf(s, c.scope, in, count, each(page, invitationOf))}, nil
 }
 
 // invitation finds an invitation, and asks for the declared permission in its
@@ -177,16 +167,12 @@ func (c *caller) invitation(ctx context.Context, db pg.Querier, id int64) (invit
 	if err != nil {
 		return invitation.Invitation{}, err
 	}
-	err = c.require(ctx, db, found.CompanyID)
-	if fault.Is(err, fault.KindNotFound) {
-		err = fault.NotFound("There is no such invitation.")
-	}
-	return found, err
+	return found, unseen(c.require(ctx, db, found.CompanyID), invitation.Absent())
 }
 
 type invitationOutput struct{ Body Invitation }
 
-func (s *server) getInvitation(ctx context.Context, db pg.Querier, c *caller, in *InvitationPath) (*invitationOutput, error) {
+func (s *server) getInvitation(ctx context.Context, db pg.Querier, c *caller, in *IDPath) (*invitationOutput, error) {
 	found, err := c.invitation(ctx, db, in.ID)
 	if err != nil {
 		return nil, err
@@ -197,7 +183,7 @@ func (s *server) getInvitation(ctx context.Context, db pg.Querier, c *caller, in
 	return &invitationOutput{invitationOf(found)}, nil
 }
 
-func (s *server) deleteInvitation(ctx context.Context, tx pgx.Tx, c *caller, in *InvitationPath) (*struct{}, error) {
+func (s *server) deleteInvitation(ctx context.Context, tx pgx.Tx, c *caller, in *IDPath) (*struct{}, error) {
 	if _, err := c.invitation(ctx, tx, in.ID); err != nil {
 		return nil, err
 	}
@@ -216,7 +202,7 @@ func detail(text string) *detailOutput {
 	return &out
 }
 
-func (s *server) revokeInvitation(ctx context.Context, tx pgx.Tx, c *caller, in *InvitationPath) (*detailOutput, error) {
+func (s *server) revokeInvitation(ctx context.Context, tx pgx.Tx, c *caller, in *IDPath) (*detailOutput, error) {
 	if _, err := c.invitation(ctx, tx, in.ID); err != nil {
 		return nil, err
 	}
@@ -231,7 +217,7 @@ type resendInvitationOutput struct {
 	}
 }
 
-func (s *server) resendInvitation(ctx context.Context, tx pgx.Tx, c *caller, in *InvitationPath) (*resendInvitationOutput, error) {
+func (s *server) resendInvitation(ctx context.Context, tx pgx.Tx, c *caller, in *IDPath) (*resendInvitationOutput, error) {
 	if _, err := c.invitation(ctx, tx, in.ID); err != nil {
 		return nil, err
 	}

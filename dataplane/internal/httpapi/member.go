@@ -58,7 +58,7 @@ func memberOf(m company.Member) Member {
 }
 
 type listMembersInput struct {
-	CompanyPath
+	IDPath
 	PageInput
 	IsActive string `query:"is_active" enum:"true,false" doc:"Only memberships that are on, or off."`
 	Q        string `query:"q" maxLength:"100" doc:"Part of the name, the email address or the user name."`
@@ -80,16 +80,12 @@ func (s *server) listMembers(ctx context.Context, db pg.Querier, c *caller, in *
 	if err != nil {
 		return nil, err
 	}
-	results := make([]Member, len(page))
-	for i, m := range page {
-		results[i] = memberOf(m)
-	}
-	return &listMembersOutput{pageOf(s, c.scope, in.PageInput, count, results)}, nil
+	return &listMembersOutput{pageOf(s, c.scope, in.PageInput, count, each(page, memberOf))}, nil
 }
 
 // MemberPath is a member of the company of a path.
 type MemberPath struct {
-	CompanyPath
+	IDPath
 	UserID int64 `path:"user_id" minimum:"1"`
 }
 

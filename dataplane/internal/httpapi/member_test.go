@@ -183,3 +183,37 @@ func TestOwnersRemoveEachOtherAtOnceOverTheAPI(t *testing.T) {
 		t.Errorf("tenant B has %d memberships", b)
 	}
 }
+
+func TestRolesOfACompany(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	host := hostOf(n.A)
+	owner, _ := n.login(t, n.A)
+	group := n.found(t, n.A, owner, "Group", 0)
+	works, shop := n.found(t, n.A, owner, "Works", group), n.found(t, n.A, owner, "Shop", group)
+	create := func(id int64, body object, token string) answer {
+		return n.ask(t, http.MethodPost, host, companyPath(id)+"/roles", body, bearer(token))
+	}
+	made := create(group, object{"role": "auditor", "desc": "Looks"}, owner)
+	expect(t, "make", made, 201)
+	if made.text("role") != "auditor" || made.text("desc") != "Looks" || made.number("company") != group || made.at("is_system_role") != false {
+		t.Errorf("made %s", made.raw)
+	}
+	expect(t, "make another", create(shop, object{"role": "clerk"}, owner), 201)
+	expect(t, "without a name", create(shop, object{"role": " "}, owner), 422)
+	expect(t, "of another company", create(shop, object{"role": "x", "company": group}, owner), 422)
+	list := n.ask(t, http.MethodGet, host, companyPath(works)+"/roles", nil, bearer(owner))
+	expect(t, "list", list, 200)
+	if list.number("count") != 5 || !strings.Contains(list.raw, `"auditor"`) || strings.Contains(list.raw, `"clerk"`) || !strings.Contains(list.raw, `"owner"`) {
+		t.Errorf("the list is %s", list.raw)
+	}
+	manager := n.person(t, n.A, "manager")
+	enlist(t, n.A, manager.id, works, "manager", "subtree")
+	expect(t, "a manager reads", n.ask(t, http.MethodGet, host, companyPath(works)+"/roles", nil, bearer(manager.token)), 200)
+	expect(t, "and makes none", create(works, object{"role": "x"}, manager.token), 403, "permission_denied")
+	expect(t, "elsewhere they see nothing", n.ask(t, http.MethodGet, host, companyPath(shop)+"/roles", nil, bearer(manager.token)), 404)
+	foreign, _ := n.login(t, n.B)
+	if b := n.ask(t, http.MethodGet, hostOf(n.B), companyPath(n.B.CompanyID)+"/roles", nil, bearer(foreign)); b.number("count") != 4 {
+		t.Errorf("tenant B's roles are %s", b.raw)
+	}
+}

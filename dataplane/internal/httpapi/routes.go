@@ -83,6 +83,8 @@ func (s *server) companyRoutes(api huma.API) {
 	read(s, api, op(get, "/company/{id}/members", "list-members", "Who belongs to a company", ok).needs(access.MemberRead), s.listMembers)
 	write(s, api, op(patch, "/company/{id}/members/{user_id}", "patch-member", "Switch a membership off or on, or set its roles", ok).needs(access.MemberEdit), s.patchMember)
 	write(s, api, op(remove, "/company/{id}/members/{user_id}", "remove-member", "End a membership", nothing).needs(access.MemberRemove), s.removeMember)
+	read(s, api, op(get, "/company/{id}/roles", "list-company-roles", "Roles that can be given in a company", ok).needs(access.RoleRead), s.listCompanyRoles)
+	write(s, api, op(post, "/company/{id}/roles", "create-company-role", "Make a role of a company", created).needs(access.RoleCreate), s.createCompanyRole)
 }
 
 // signupRoutes: accounts by phone, and the second factor.

@@ -220,12 +220,13 @@ func (i Invitation) mail(ctx context.Context, tx pgx.Tx, who audit.Who, post Pos
 func (s *Service) Get(ctx context.Context, db pg.Querier, id int64) (Invitation, error) {
 	row, err := s.queries.Get(ctx, db, id)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Invitation{}, absent()
+		return Invitation{}, Absent()
 	}
 	return Invitation(row), err
 }
 
-func absent() error { return fault.NotFound("There is no such invitation.") }
+// Absent is the answer for an invitation that is not there, or cannot be seen.
+func Absent() error { return fault.NotFound("There is no such invitation.") }
 
 // Filter narrows a list of invitations.
 type Filter struct {
@@ -258,7 +259,7 @@ func Looked(ctx context.Context, db pg.Querier, who audit.Who, companyID, id *in
 
 func (s *Service) lock(ctx context.Context, tx pgx.Tx, id int64) (Invitation, error) {
 	if _, err := s.queries.Lock(ctx, tx, id); errors.Is(err, pgx.ErrNoRows) {
-		return Invitation{}, absent()
+		return Invitation{}, Absent()
 	} else if err != nil {
 		return Invitation{}, err
 	}
