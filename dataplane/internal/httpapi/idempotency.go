@@ -163,7 +163,7 @@ func takeSecrets(v reflect.Value, names *[]string) {
 }
 
 // secretNames are names of fields that must say whether they are secrets.
-var secretNames = []string{"token", "access", "refresh", "secret", "key", "qr_code", "backup_codes", "password", "code", "otp"}
+var secretNames = []string{"token", "access", "refresh", "secret", "key", "qr_code", "backup_codes", "password", "otp"}
 
 // undecidedSecrets are the fields of an output that are named like a secret
 // and do not say by the tag "secret" whether they are one.

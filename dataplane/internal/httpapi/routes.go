@@ -6,6 +6,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/organization"
 )
 
 const (
@@ -189,4 +190,14 @@ func (s *server) auditRoutes(api huma.API) {
 
 func (s *server) notificationRoutes(_ huma.API) {}
 
-func (s *server) organizationRoutes(_ huma.API) {}
+func (s *server) organizationRoutes(api huma.API) {
+	unitsOf(s, api, "departments", "department", "departments", organization.Departments,
+		func(i Identified, f organization.Department, e Entity) Department { return Department{i, f, e} })
+	unitsOf(s, api, "job-titles", "job title", "job titles", organization.JobTitles,
+		func(i Identified, f organization.JobTitle, e Entity) JobTitle { return JobTitle{i, f, e} })
+	unitsOf(s, api, "locations", "location", "locations", organization.Locations,
+		func(i Identified, f organization.Location, e Entity) Location { return Location{i, f, e} })
+	unitsOf(s, api, "positions", "position", "positions", organization.Positions,
+		func(i Identified, f organization.Position, e Entity) Position { return Position{i, f, e} })
+	read(s, api, op(get, "/organization/chart", "organization-chart", "A company's departments with managers and positions", ok).needs(access.OrganizationRead), s.organizationChart)
+}
