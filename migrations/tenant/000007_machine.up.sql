@@ -32,3 +32,41 @@ COMMENT ON COLUMN public.api_keys.deleted_at IS 'When it was revoked.';
 CREATE INDEX api_keys_company_id_idx ON public.api_keys (company_id);
 CREATE INDEX api_keys_user_id_idx ON public.api_keys (user_id);
 CREATE INDEX api_keys_parent_key_id_idx ON public.api_keys (parent_key_id);
+
+-- The consent of an owner. At most one is open; one that has ended stays, and
+-- is not taken up again.
+CREATE TABLE public.support_consents (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id    bigint NOT NULL CONSTRAINT support_consents_user_id_fkey REFERENCES public.users (id) ON DELETE CASCADE,
+    write      boolean NOT NULL,
+    until      timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    ended_at   timestamptz,
+    CONSTRAINT support_consents_until_check CHECK (until <= updated_at + interval '7 days 1 minute')
+);
+COMMENT ON COLUMN public.support_consents.user_id IS 'The owner who gave it, and for whom support acts.';
+CREATE UNIQUE INDEX support_consents_open_key ON public.support_consents ((ended_at IS NULL)) WHERE ended_at IS NULL;
+
+CREATE TABLE public.support_sessions (
+    id          uuid PRIMARY KEY,
+    consent_id  bigint CONSTRAINT support_sessions_consent_id_fkey REFERENCES public.support_consents (id) ON DELETE CASCADE,
+    user_id     bigint NOT NULL CONSTRAINT support_sessions_user_id_fkey REFERENCES public.users (id) ON DELETE CASCADE,
+    operator_id uuid NOT NULL,
+    operator    text NOT NULL,
+    reason      text NOT NULL,
+    write       boolean NOT NULL,
+    break_glass boolean NOT NULL,
+    ip_address  inet,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    expires_at  timestamptz NOT NULL,
+    ended_at    timestamptz,
+    CONSTRAINT support_sessions_consent_check CHECK (break_glass OR consent_id IS NOT NULL),
+    CONSTRAINT support_sessions_break_glass_check CHECK (NOT (write AND break_glass)),
+    CONSTRAINT support_sessions_expires_at_check CHECK (expires_at <= created_at + interval '1 hour')
+);
+COMMENT ON COLUMN public.support_sessions.id IS 'The code that was redeemed: it begins one session.';
+COMMENT ON COLUMN public.support_sessions.operator IS 'Address of the operator, as it was.';
+CREATE INDEX support_sessions_created_at_idx ON public.support_sessions (created_at DESC);
+CREATE INDEX support_sessions_consent_id_idx ON public.support_sessions (consent_id);
+CREATE INDEX support_sessions_user_id_idx ON public.support_sessions (user_id);

@@ -135,6 +135,19 @@ func TestSec40TokensAreLongAndStoredHashed(t *testing.T) {
 }
 
 // TestSec57 a fresh installation has no account and no password that works.
+func TestSec55TenantsTokensAreNoneHere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, token := range []string{
+		"eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiIxIiwidHlwIjoiYWNjZXNzIiwiZXhwIjo5OTk5OTk5OTk5fQ." + strings.Repeat("A", 86),
+		"ouk_" + strings.Repeat("a", 26) + "_" + strings.Repeat("a", 8) + "_" + strings.Repeat("a", 52),
+		"ous_" + strings.Repeat("a", 26) + "_" + strings.Repeat("a", 52),
+		"ovr_" + strings.Repeat("A", 65),
+	} {
+		w.want(t, 401, token, "GET", "/v1/tenants", nil)
+	}
+}
+
 func TestSec57FreshInstallHasNoDefaultCredentials(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

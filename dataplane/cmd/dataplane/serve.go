@@ -137,7 +137,7 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 			}
 			return lease, nil
 		},
-		Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
+		Support: identity.NewControlCodes(auditing.control), Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
 		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Outbox: drainer, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
 	})
 }

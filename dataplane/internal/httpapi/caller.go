@@ -35,6 +35,9 @@ func (c *caller) who() audit.Who {
 	if c.Key != nil {
 		who.OnBehalf = "API key " + c.Key.Name
 	}
+	if c.Support != nil {
+		who.OnBehalf = c.Support.Operator
+	}
 	return who
 }
 
@@ -129,17 +132,26 @@ func (c *caller) allows(standing access.Standing, p access.Permission) bool {
 
 // narrowed tells whether the credential lets the permission through.
 func (c *caller) narrowed(p access.Permission) bool {
-	return c.Key == nil || c.Key.Holds(string(p))
+	switch {
+	case c.Key != nil:
+		return c.Key.Holds(string(p))
+	case c.Support != nil:
+		return c.supportMay(p)
+	}
+	return true
 }
 
 // admitted refuses operations that are not for the credential, and nearly all
 // where the tenant wants a second factor and the user has none.
 func (c *caller) admitted() error {
-	if c.tenant.Route.Settings.Require2FA && !c.Is2FAEnabled && !c.op.oneFactor {
+	if c.Support == nil && c.tenant.Route.Settings.Require2FA && !c.Is2FAEnabled && !c.op.oneFactor {
 		return fault.Forbidden("This workspace wants a second factor of everybody. Enable one, then go on.").Code("two_factor_required")
 	}
-	if c.Key != nil && c.op.ofOneself && !c.op.machines {
+	if c.Key != nil && (c.op.ofOneself && !c.op.machines || c.op.personal) {
 		return fault.Forbidden("This belongs to a person and is not for API keys. Sign in to do it.").Code("not_for_api_keys")
+	}
+	if c.Support != nil {
+		return c.admitSupport()
 	}
 	return nil
 }

@@ -56,8 +56,8 @@ type Outbox interface {
 	Wake(tenant uuid.UUID)
 }
 
-// Options of New. All are required but Metrics, Proxies, Audit, Outbox, Cookies
-// and CORSOrigins.
+// Options of New. All are required but Metrics, Proxies, Support, Audit,
+// Outbox, Cookies and CORSOrigins.
 type Options struct {
 	Log      *slog.Logger
 	Metrics  *httpserver.Metrics
@@ -68,9 +68,10 @@ type Options struct {
 	Proxies  httpserver.Proxies
 	Access   *access.Service
 	Sealer   outbox.Sealer
-	Audit    Audit  // nil: the audit is not sealed, and verified against itself
-	Outbox   Outbox // nil: what is written stays there
-	Scheme   string // of the tenants' addresses, for links to pages of lists
+	Support  identity.SupportCodes // nil: support cannot enter
+	Audit    Audit                 // nil: the audit is not sealed, and verified against itself
+	Outbox   Outbox                // nil: what is written stays there
+	Scheme   string                // of the tenants' addresses, for links to pages of lists
 
 	Cookies     bool     // sign in with cookies too
 	CORSOrigins []string // whose pages may read the answers of every tenant

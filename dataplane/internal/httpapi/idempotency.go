@@ -58,6 +58,9 @@ func keyOf(c *caller, in any) (*replay.Key, error) {
 	if c.Key != nil {
 		credential = strconv.FormatInt(c.Key.ID, 10)
 	}
+	if c.Support != nil {
+		credential = c.Support.SessionID.String()
+	}
 	key, err := replay.NewKey(c.ID, credential, text, request)
 	if err != nil {
 		return nil, err

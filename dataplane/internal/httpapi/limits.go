@@ -33,6 +33,7 @@ var limits = map[string][]rule{
 	"login-2fa-verify-code":   {perAddress(route.LimitLoginPerAddress), perField(route.LimitSecondFactorPerLogin, "session_id")},
 	"login-2fa-verify-backup": {perAddress(route.LimitLoginPerAddress), perField(route.LimitSecondFactorPerLogin, "session_id")},
 	"register":                {perAddress(route.LimitLoginPerAddress)},
+	"enter-support":           {perAddress(route.LimitLoginPerAddress)},
 	"reset-password":          {perAddress(route.LimitLoginPerAddress)},
 	"forgot-password":         {perAddress(route.LimitResetMailPerAddress), perField(route.LimitResetMailPerAccount, "identifier"), perField(route.LimitResetMailPerAccount, "email")},
 	"signup":                  {perAddress(route.LimitOTPSendPerAddress), perField(route.LimitOTPSendPerNumber, "primary_mobile")},

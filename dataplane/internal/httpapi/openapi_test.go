@@ -29,7 +29,7 @@ func TestTheCommittedDocumentIsTheCodes(t *testing.T) {
 // What is open to anyone is decided here a second time: an operation that is
 // opened by mistake fails this test.
 var openOperations = []string{
-	"login", "refresh-token", "forgot-password", "reset-password", "register", "signing-keys",
+	"login", "refresh-token", "forgot-password", "reset-password", "register", "signing-keys", "enter-support",
 	"signup", "verify-otp", "resend-otp", "resend-otp-alias", "finalize-signup", "finalize-signup-alias",
 	"login-2fa-verify-code", "login-2fa-verify-backup",
 }

@@ -24,6 +24,7 @@ type operation struct {
 	dormant    bool              // may write in a company that is deactivated
 	machines   bool              // an API key may call it, though it is of oneself
 	oneFactor  bool              // open to who still lacks the second factor that the tenant wants
+	personal   bool              // an API key may not call it, though it has a permission
 }
 
 // op describes an operation. Its tag is the first segment of the path. It says
@@ -54,6 +55,12 @@ func (o operation) own() operation {
 // are refused otherwise: a key has no password, no sessions and no profile.
 func (o operation) evenMachines() operation {
 	o.machines = true
+	return o
+}
+
+// byPeople keeps API keys from an operation.
+func (o operation) byPeople() operation {
+	o.personal = true
 	return o
 }
 

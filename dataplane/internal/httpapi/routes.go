@@ -117,6 +117,10 @@ func (s *server) machineRoutes(api huma.API) {
 	read(s, api, op(get, "/account/api-keys", "list-api-keys", "API keys of one's companies", ok).needs(access.APIKeyRead), s.listAPIKeys)
 	write(s, api, op(post, "/account/api-keys", "create-api-key", "Make an API key", created).needs(access.APIKeyCreate), s.createAPIKey)
 	write(s, api, op(remove, "/account/api-keys/{id}", "revoke-api-key", "Revoke an API key", nothing).needs(access.APIKeyRevoke).evenDeactivated(), s.revokeAPIKey)
+	read(s, api, op(get, "/account/support-access", "get-support-access", "Whether the platform's support is let in, and when it entered", ok).needs(access.SupportConsent), s.getSupportAccess)
+	write(s, api, op(put, "/account/support-access", "allow-support-access", "Let the platform's support in", ok).needs(access.SupportConsent).byPeople(), s.allowSupport)
+	write(s, api, op(remove, "/account/support-access", "end-support-access", "Take the consent back, and end what support does", nothing).needs(access.SupportConsent).byPeople(), s.endSupport)
+	open(s, api, op(post, "/auth/support-session", "enter-support", "For the platform's support: change a code for an access token", ok), s.enterSupport)
 }
 
 func (s *server) invitationRoutes(api huma.API) {

@@ -43,6 +43,7 @@ type Verified struct {
 	Expires   time.Time
 
 	keyHash []byte // of an API key: nothing else is known of it
+	support bool   // the session is one of support, which acts for the user
 
 	kid   string
 	epoch int64
@@ -60,6 +61,13 @@ type claims struct {
 	SessionID string `json:"sid"`
 	Epoch     int64  `json:"gen"`
 	Type      string `json:"typ"`
+	Actor     *actor `json:"act,omitempty"` // RFC 8693: who acts for the subject
+}
+
+// actor is the operator of a support session.
+type actor struct {
+	Subject string `json:"sub"`
+	Name    string `json:"name"`
 }
 
 // NewAccessTokens takes the parts of the tenants' platform addresses, of which
@@ -110,6 +118,10 @@ func (a *AccessTokens) address(host string) string {
 }
 
 func (a *AccessTokens) issue(tenant *route.Route, key signingKey, userID int64, session uuid.UUID) (string, error) {
+	return a.sign(tenant, key, userID, session, AccessLifetime, nil)
+}
+
+func (a *AccessTokens) sign(tenant *route.Route, key signingKey, userID int64, session uuid.UUID, lifetime time.Duration, act *actor) (string, error) {
 	now := a.now()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -117,11 +129,12 @@ func (a *AccessTokens) issue(tenant *route.Route, key signingKey, userID int64, 
 			Audience:  jwt.ClaimStrings{tenant.TenantID.String()},
 			Subject:   strconv.FormatInt(userID, 10),
 			IssuedAt:  jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(AccessLifetime)),
+			ExpiresAt: jwt.NewNumericDate(now.Add(lifetime)),
 		},
 		SessionID: session.String(),
 		Epoch:     tenant.TokenEpoch,
 		Type:      typeAccess,
+		Actor:     act,
 	})
 	token.Header["kid"] = key.kid
 	signed, err := token.SignedString(key.private)
@@ -138,8 +151,9 @@ func refused(cause error) error {
 }
 
 // Verify checks an access token against the tenant's public keys, and an API
-// key by its shape and tenant. It asks nothing of any database. What can change while a token lives (its key, the
-// tenant's epoch, the time) is checked each time, cached or not.
+// key by its shape and tenant. It asks nothing of any database. What can change
+// while a token lives (its key, the tenant's epoch, the time) is checked each
+// time, cached or not.
 func (a *AccessTokens) Verify(tenant *route.Route, token string) (Verified, error) {
 	if token == "" || len(token) > maxTokenBytes {
 		return Verified{}, refused(errors.New("no token, or one of impossible size"))
@@ -203,7 +217,7 @@ func (a *AccessTokens) parse(tenant *route.Route, token string) (Verified, error
 	if c.Type != typeAccess {
 		return Verified{}, errors.New("the token is not an access token")
 	}
-	v := Verified{kid: kid, epoch: c.Epoch, Expires: c.ExpiresAt.Time}
+	v := Verified{kid: kid, epoch: c.Epoch, Expires: c.ExpiresAt.Time, support: c.Actor != nil}
 	if v.UserID, err = strconv.ParseInt(c.Subject, 10, 64); err != nil {
 		return Verified{}, errors.New("the token's subject is not a user")
 	}

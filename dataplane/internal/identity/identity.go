@@ -107,10 +107,11 @@ type Profile struct {
 type Actor struct {
 	Profile
 
-	SessionID  uuid.UUID // of a session; zero with an API key
+	SessionID  uuid.UUID // of a session; zero with an API key, and for support
 	AuthzEpoch int64
 	AskedAt    time.Time // by the clock of the tenant's database
 	Key        *UsedKey  // with an API key
+	Support    *Support  // when support acts for the user
 }
 
 // Tokens are what a client signs in with.

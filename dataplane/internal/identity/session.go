@@ -39,14 +39,20 @@ const (
 	actionBackupUsed     = "backup_code_used"
 	actionBackupRenewed  = "backup_codes_renewed"
 	actionKeyCreated     = "api_key_created"
+	actionSupportAllowed = "support_allowed"
+	actionSupportEnded   = "support_ended"
+	actionSupportEntered = "support_entered"
 	actionKeyRevoked     = "api_key_revoked"
 )
 
 // Authenticate is the first statement of a request: one round trip for the
-// session (or API key), its user and the authorization epoch.
+// session (or API key, or session of support), its user and the authorization epoch.
 func (s *Service) Authenticate(ctx context.Context, db pg.Querier, v Verified) (Actor, error) {
-	if v.ByKey() {
+	switch {
+	case v.ByKey():
 		return s.authenticateKey(ctx, db, v)
+	case v.support:
+		return s.authenticateSupport(ctx, db, v)
 	}
 	row, err := s.queries.Authenticate(ctx, db, dbsqlc.AuthenticateParams{SessionID: v.SessionID, UserID: v.UserID})
 	if errors.Is(err, pgx.ErrNoRows) {

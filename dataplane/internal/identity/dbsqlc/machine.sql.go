@@ -7,7 +7,10 @@ package dbsqlc
 
 import (
 	"context"
+	"net/netip"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 const authenticateKey = `-- name: AuthenticateKey :one
@@ -91,6 +94,78 @@ func (q *Queries) AuthenticateKey(ctx context.Context, db DBTX, arg Authenticate
 	return i, err
 }
 
+const authenticateSupport = `-- name: AuthenticateSupport :one
+SELECT s.operator_id, s.operator, (s.write AND COALESCE(c.write, false))::boolean AS write, s.break_glass,
+       a.epoch AS authz_epoch, now()::timestamptz AS asked_at,
+       u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
+       u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at
+FROM public.support_sessions s
+JOIN public.users u ON u.id = s.user_id
+LEFT JOIN public.support_consents c ON c.id = s.consent_id AND c.ended_at IS NULL AND c.until > now()
+CROSS JOIN public.authz_epoch a
+WHERE s.id = $1 AND s.user_id = $2 AND s.ended_at IS NULL AND s.expires_at > now()
+  AND (s.break_glass OR c.id IS NOT NULL) AND u.is_active AND u.deleted_at IS NULL
+`
+
+type AuthenticateSupportParams struct {
+	SessionID uuid.UUID
+	UserID    int64
+}
+
+type AuthenticateSupportRow struct {
+	OperatorID    uuid.UUID
+	Operator      string
+	Write         bool
+	BreakGlass    bool
+	AuthzEpoch    int64
+	AskedAt       time.Time
+	ID            int64
+	AccountUID    string
+	Username      string
+	FullName      string
+	Email         *string
+	EmailVerified bool
+	PrimaryMobile *string
+	PhoneVerified bool
+	Is2FAEnabled  bool
+	TwoFAType     *string
+	DateJoined    time.Time
+	LastLogin     *time.Time
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+}
+
+// The first statement of a request of support: the session, the consent as it
+// is now, the state of the owner it acts for, the authorization epoch and the
+// profile, in one row or none.
+func (q *Queries) AuthenticateSupport(ctx context.Context, db DBTX, arg AuthenticateSupportParams) (AuthenticateSupportRow, error) {
+	row := db.QueryRow(ctx, authenticateSupport, arg.SessionID, arg.UserID)
+	var i AuthenticateSupportRow
+	err := row.Scan(
+		&i.OperatorID,
+		&i.Operator,
+		&i.Write,
+		&i.BreakGlass,
+		&i.AuthzEpoch,
+		&i.AskedAt,
+		&i.ID,
+		&i.AccountUID,
+		&i.Username,
+		&i.FullName,
+		&i.Email,
+		&i.EmailVerified,
+		&i.PrimaryMobile,
+		&i.PhoneVerified,
+		&i.Is2FAEnabled,
+		&i.TwoFAType,
+		&i.DateJoined,
+		&i.LastLogin,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+	)
+	return i, err
+}
+
 const countKeys = `-- name: CountKeys :one
 SELECT count(*) FROM public.api_keys k WHERE k.company_id = ANY ($1::bigint[]) AND k.deleted_at IS NULL
 `
@@ -150,6 +225,74 @@ func (q *Queries) CreateKey(ctx context.Context, db DBTX, arg CreateKeyParams) (
 		&i.ExpiresAt,
 	)
 	return i, err
+}
+
+const endConsent = `-- name: EndConsent :exec
+UPDATE public.support_consents SET ended_at = now(), updated_at = now() WHERE ended_at IS NULL
+`
+
+func (q *Queries) EndConsent(ctx context.Context, db DBTX) error {
+	_, err := db.Exec(ctx, endConsent)
+	return err
+}
+
+const endStaleConsent = `-- name: EndStaleConsent :exec
+UPDATE public.support_consents SET ended_at = until WHERE ended_at IS NULL AND until <= now()
+`
+
+func (q *Queries) EndStaleConsent(ctx context.Context, db DBTX) error {
+	_, err := db.Exec(ctx, endStaleConsent)
+	return err
+}
+
+const endSupportSessions = `-- name: EndSupportSessions :execrows
+UPDATE public.support_sessions SET ended_at = now() WHERE ended_at IS NULL AND expires_at > now()
+`
+
+func (q *Queries) EndSupportSessions(ctx context.Context, db DBTX) (int64, error) {
+	result, err := db.Exec(ctx, endSupportSessions)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const giveConsent = `-- name: GiveConsent :one
+INSERT INTO public.support_consents (user_id, write, until) VALUES ($1, $2, $3)
+ON CONFLICT ((ended_at IS NULL)) WHERE ended_at IS NULL
+DO UPDATE SET user_id = EXCLUDED.user_id, write = EXCLUDED.write, until = EXCLUDED.until, updated_at = now()
+RETURNING id, created_at, updated_at
+`
+
+type GiveConsentParams struct {
+	UserID int64
+	Write  bool
+	Until  time.Time
+}
+
+type GiveConsentRow struct {
+	ID        int64
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// One that is open is changed, and is from then on that of who changed it.
+func (q *Queries) GiveConsent(ctx context.Context, db DBTX, arg GiveConsentParams) (GiveConsentRow, error) {
+	row := db.QueryRow(ctx, giveConsent, arg.UserID, arg.Write, arg.Until)
+	var i GiveConsentRow
+	err := row.Scan(&i.ID, &i.CreatedAt, &i.UpdatedAt)
+	return i, err
+}
+
+const homeCompany = `-- name: HomeCompany :one
+SELECT s.company_id FROM ouvira.seeds s ORDER BY s.created_at, s.company_id LIMIT 1
+`
+
+func (q *Queries) HomeCompany(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, homeCompany)
+	var company_id int64
+	err := row.Scan(&company_id)
+	return company_id, err
 }
 
 const keyCompanies = `-- name: KeyCompanies :many
@@ -256,6 +399,34 @@ func (q *Queries) ListKeys(ctx context.Context, db DBTX, arg ListKeysParams) ([]
 	return items, nil
 }
 
+const lockConsent = `-- name: LockConsent :one
+SELECT c.id, c.user_id, u.full_name, c.write, c.until
+FROM public.support_consents c JOIN public.users u ON u.id = c.user_id
+WHERE c.ended_at IS NULL AND c.until > now() AND u.is_active AND u.deleted_at IS NULL
+FOR UPDATE OF c
+`
+
+type LockConsentRow struct {
+	ID       int64
+	UserID   int64
+	FullName string
+	Write    bool
+	Until    time.Time
+}
+
+func (q *Queries) LockConsent(ctx context.Context, db DBTX) (LockConsentRow, error) {
+	row := db.QueryRow(ctx, lockConsent)
+	var i LockConsentRow
+	err := row.Scan(
+		&i.ID,
+		&i.UserID,
+		&i.FullName,
+		&i.Write,
+		&i.Until,
+	)
+	return i, err
+}
+
 const lockKey = `-- name: LockKey :one
 SELECT k.id, k.name, k.user_id, k.company_id, k.prefix, k.permissions, k.expires_at
 FROM public.api_keys k WHERE k.id = $1 AND k.deleted_at IS NULL
@@ -285,6 +456,75 @@ func (q *Queries) LockKey(ctx context.Context, db DBTX, id int64) (LockKeyRow, e
 		&i.ExpiresAt,
 	)
 	return i, err
+}
+
+const openConsent = `-- name: OpenConsent :one
+SELECT c.id, c.user_id, u.full_name AS user_display, c.write, c.until, c.created_at, c.updated_at
+FROM public.support_consents c JOIN public.users u ON u.id = c.user_id
+WHERE c.ended_at IS NULL AND c.until > now()
+`
+
+type OpenConsentRow struct {
+	ID          int64
+	UserID      int64
+	UserDisplay string
+	Write       bool
+	Until       time.Time
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+}
+
+func (q *Queries) OpenConsent(ctx context.Context, db DBTX) (OpenConsentRow, error) {
+	row := db.QueryRow(ctx, openConsent)
+	var i OpenConsentRow
+	err := row.Scan(
+		&i.ID,
+		&i.UserID,
+		&i.UserDisplay,
+		&i.Write,
+		&i.Until,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+	)
+	return i, err
+}
+
+const owners = `-- name: Owners :many
+SELECT u.id, u.full_name, u.email
+FROM public.users u
+JOIN public.user_companies m ON m.user_id = u.id AND m.is_active
+JOIN public.user_company_roles a ON a.user_company_id = m.id AND (a.expires_at IS NULL OR a.expires_at > now())
+JOIN public.roles r ON r.id = a.role_id AND r.is_system_role AND r.role = 'owner' AND r.company_id IS NULL AND r.deleted_at IS NULL
+WHERE m.company_id = (SELECT s.company_id FROM ouvira.seeds s ORDER BY s.created_at, s.company_id LIMIT 1)
+  AND u.is_active AND u.deleted_at IS NULL
+ORDER BY u.id
+`
+
+type OwnersRow struct {
+	ID       int64
+	FullName string
+	Email    *string
+}
+
+// The owners of the home company: whoever holds the owner role there.
+func (q *Queries) Owners(ctx context.Context, db DBTX) ([]OwnersRow, error) {
+	rows, err := db.Query(ctx, owners)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []OwnersRow{}
+	for rows.Next() {
+		var i OwnersRow
+		if err := rows.Scan(&i.ID, &i.FullName, &i.Email); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const revokeKey = `-- name: RevokeKey :many
@@ -326,6 +566,96 @@ func (q *Queries) RevokeKey(ctx context.Context, db DBTX, id int64) ([]RevokeKey
 			&i.Prefix,
 			&i.Permissions,
 			&i.ExpiresAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const startSupportSession = `-- name: StartSupportSession :one
+INSERT INTO public.support_sessions (id, consent_id, user_id, operator_id, operator, reason, write, break_glass, ip_address, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+        LEAST(now() + make_interval(mins => $10::integer), $11::timestamptz))
+RETURNING expires_at, now()::timestamptz AS started_at
+`
+
+type StartSupportSessionParams struct {
+	ID         uuid.UUID
+	ConsentID  *int64
+	UserID     int64
+	OperatorID uuid.UUID
+	Operator   string
+	Reason     string
+	Write      bool
+	BreakGlass bool
+	IPAddress  *netip.Addr
+	Minutes    int32
+	Until      time.Time
+}
+
+type StartSupportSessionRow struct {
+	ExpiresAt time.Time
+	StartedAt time.Time
+}
+
+func (q *Queries) StartSupportSession(ctx context.Context, db DBTX, arg StartSupportSessionParams) (StartSupportSessionRow, error) {
+	row := db.QueryRow(ctx, startSupportSession,
+		arg.ID,
+		arg.ConsentID,
+		arg.UserID,
+		arg.OperatorID,
+		arg.Operator,
+		arg.Reason,
+		arg.Write,
+		arg.BreakGlass,
+		arg.IPAddress,
+		arg.Minutes,
+		arg.Until,
+	)
+	var i StartSupportSessionRow
+	err := row.Scan(&i.ExpiresAt, &i.StartedAt)
+	return i, err
+}
+
+const supportSessions = `-- name: SupportSessions :many
+SELECT s.id, s.operator, s.reason, s.write, s.break_glass, s.created_at, s.expires_at, s.ended_at
+FROM public.support_sessions s ORDER BY s.created_at DESC LIMIT 50
+`
+
+type SupportSessionsRow struct {
+	ID         uuid.UUID
+	Operator   string
+	Reason     string
+	Write      bool
+	BreakGlass bool
+	CreatedAt  time.Time
+	ExpiresAt  time.Time
+	EndedAt    *time.Time
+}
+
+func (q *Queries) SupportSessions(ctx context.Context, db DBTX) ([]SupportSessionsRow, error) {
+	rows, err := db.Query(ctx, supportSessions)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []SupportSessionsRow{}
+	for rows.Next() {
+		var i SupportSessionsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Operator,
+			&i.Reason,
+			&i.Write,
+			&i.BreakGlass,
+			&i.CreatedAt,
+			&i.ExpiresAt,
+			&i.EndedAt,
 		); err != nil {
 			return nil, err
 		}
