@@ -68,7 +68,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	drainer, err := newDrainer(s, log, registry, routes, pools, key)
+	drainer, err := newDrainer(s, log, registry, routes, pools, key, auditing.control)
 	if err != nil {
 		return err
 	}

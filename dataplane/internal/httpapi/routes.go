@@ -192,7 +192,13 @@ func (s *server) auditRoutes(api huma.API) {
 	read(s, api, op(get, "/audit/trends", "audit-trends", "How often what was done, by period", ok).needs(access.AuditRead), s.auditTrends)
 }
 
-func (s *server) notificationRoutes(_ huma.API) {}
+func (s *server) notificationRoutes(api huma.API) {
+	read(s, api, op(get, "/notifications", "list-notifications", "What one is told", ok).own(), s.listNotifications)
+	read(s, api, op(get, "/audit/notifications", "list-notifications-alias", "The same as /notifications", ok).own(), s.listNotifications)
+	write(s, api, op(post, "/notifications/mark-read", "mark-notifications-read", "Mark one as read, or all", ok).own(), s.markRead)
+	write(s, api, op(post, "/audit/notifications/mark-read", "mark-notifications-read-alias", "The same as /notifications/mark-read", ok).own(), s.markRead)
+	read(s, api, op(get, "/notifications/outbox", "list-outbox", "Mail and SMS, and what has become of them", ok).needs(access.AuditRead), s.listOutbox)
+}
 
 func (s *server) organizationRoutes(api huma.API) {
 	unitsOf(s, api, "departments", "department", "departments", organization.Departments,
