@@ -45,6 +45,11 @@ var table = []measurement{
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkAccountMeVersusBareHandler", unit: perSecond, target: 0.80,
 	},
 	{
+		name: "login",
+		what: "`POST /auth/login`, the whole request over HTTP, at two tenants, 8 clients", reference: "comparing the same passwords with argon2id, nothing else, 8 goroutines",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkLoginVersusHash", unit: perSecond, target: 0.80,
+	},
+	{
 		name: "provision",
 		what: "provisioning 24 tenants from the template, 4 at a time, all steps, by a real worker", reference: "24 raw `CREATE DATABASE … TEMPLATE`, 4 at a time, on open connections",
 		pkg: controlplane + "internal/provision", benchmark: "BenchmarkProvisionVersusCreateDatabase", unit: seconds, target: 1.5, atMost: true,

@@ -154,6 +154,22 @@ func TestSec22Policy(t *testing.T) {
 	}
 }
 
+func TestSec22WithASecondFactorEightWillDo(t *testing.T) {
+	t.Parallel()
+	for pw, code := range map[string]string{"plumtree": "", "kX9#qL2v": "", "seven c": "too_short", "password": "too_common", "letmein1": "too_common", "12345678": "too_common"} {
+		got := ""
+		if err := password.CheckPolicyWithSecondFactor(pw); err != nil {
+			got = fault.From(err).Fields[0].Code
+		}
+		if got != code {
+			t.Errorf("%q: %q, want %q", pw, got, code)
+		}
+	}
+	if err := password.CheckPolicy("plumtree"); err == nil {
+		t.Error("eight characters do without a second factor")
+	}
+}
+
 func TestTooLongIsNeverHashed(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", password.MaxBytes+1)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -244,6 +245,44 @@ func TestSec23DjangoHashLogsInAndIsRehashed(t *testing.T) {
 		t.Errorf("the new hash %.12s…: %v %v %v", hash, ok, rehash, err)
 	}
 	expect(t, "login again", n.ask(t, http.MethodPost, hostOf(n.A), "/auth/login", login), 200)
+}
+
+// A login that replaces an old hash compares, hashes and writes; what was
+// changed in between stays changed.
+func TestARehashBringsNoOldPasswordBack(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	const django, pw = "pbkdf2_sha256$1000$seasalt123$14BdDpMLIsrpWWdFCWjORgCc0RMckztXw6oViKvr9V0=", "correct horse 42"
+	newer := value[string](t, n.A, "SELECT password_hash FROM public.users WHERE id = $1", n.A.OwnerID)
+	rehash, err := password.Hash(t.Context(), pw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// overtaken logs in, and is overtaken by who stores another hash.
+	overtaken := func(hash string) answer {
+		exec(t, n.A, "UPDATE public.users SET password_hash = $1", django)
+		conn := testdb.Connect(t, n.A.AdminURL)
+		defer conn.Close(t.Context())
+		gate, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := gate.Exec(t.Context(), "UPDATE public.users SET password_hash = $1", hash); err != nil {
+			t.Fatal(err)
+		}
+		var late answer
+		var caller sync.WaitGroup
+		caller.Go(func() { late = n.loginAs(t, n.A, n.A.OwnerEmail, pw) })
+		n.lineUp(t, n.A, 1)
+		if err := gate.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		caller.Wait()
+		return late
+	}
+	expect(t, "overtaken by another rehash", overtaken(rehash), 200)
+	expect(t, "overtaken by another password", overtaken(newer), 401, "invalid_credentials")
+	n.login(t, n.A) // with the newer password
 }
 
 func TestSec33NothingRefusedIsRepeated(t *testing.T) {

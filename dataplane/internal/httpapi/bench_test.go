@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
@@ -30,6 +31,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/password"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/problem"
 	"github.com/ouvira/ouvira/shared/route"
@@ -318,6 +320,34 @@ func BenchmarkAccountMeVersusBareHandler(b *testing.B) {
 		func(worker int) { reference[worker].call(requests[worker]) })
 }
 
+// BenchmarkLoginVersusHash: how many logins a node gets out of its cores,
+// beside what the hash by itself allows: nothing else of a login should count.
+func BenchmarkLoginVersusHash(b *testing.B) {
+	f := tenanttest.New(b)
+	handler, _ := wholeNode(b, f, newRouting(b, f, f.A, f.B))
+	requests, hashes := make([][]byte, workers), make([]string, workers)
+	for worker := range workers {
+		tenant := [2]tenanttest.Tenant{f.A, f.B}[worker%2]
+		body := fmt.Sprintf(`{"identifier": %q, "password": %q}`, tenant.OwnerEmail, tenanttest.OwnerPassword)
+		requests[worker] = fmt.Appendf(nil, "POST /auth/login HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+			hostOf(tenant), len(body), body)
+		conn := testdb.Connect(b, tenant.AdminURL)
+		if err := conn.QueryRow(b.Context(), "SELECT password_hash FROM public.users WHERE id = $1", tenant.OwnerID).Scan(&hashes[worker]); err != nil {
+			b.Fatal(err)
+		}
+		_ = conn.Close(b.Context())
+	}
+	address := serve(b, handler)
+	ours := clients(b, workers, func(int) string { return address })
+	sidebyside.Throughput(b, workers, rounds, each,
+		func(worker int) { ours[worker].call(requests[worker]) },
+		func(worker int) {
+			if ok, _, err := password.Verify(b.Context(), hashes[worker], tenanttest.OwnerPassword); !ok || err != nil {
+				b.Errorf("verify: %v %v", ok, err)
+			}
+		})
+}
+
 // wholeNode is the public listener's handler with everything that belongs to
 // it.
 func wholeNode(b *testing.B, f *tenanttest.Fixture, node *routing) (http.Handler, *identity.AccessTokens) {
@@ -328,7 +358,7 @@ func wholeNode(b *testing.B, f *tenanttest.Fixture, node *routing) (http.Handler
 	}
 	handler, err := httpapi.New(httpapi.Options{
 		Log: telemetry.NewLogger(io.Discard, slog.LevelInfo, "dataplane"), Metrics: httpserver.NewMetrics(telemetry.NewRegistry()),
-		Routes: node, Identity: identity.New(tokens, f.Key), Tokens: tokens, Scheme: "https",
+		Routes: node, Identity: identity.New(tokens, f.Key), Access: access.New(), Sealer: f.Key, Tokens: tokens, Scheme: "https",
 		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) { return node.pools.Lease(ctx, r) },
 	})
 	if err != nil {

@@ -35,8 +35,8 @@ func (s *Service) challenge(ctx context.Context, t Tenant, who credentials, newH
 	out := Challenge{SessionID: newOpaque(challengePrefix), ExpiresIn: ChallengeLifetime}
 	err := inTx(ctx, t, func(tx pgx.Tx) error {
 		account, err := s.queries.PassPassword(ctx, tx, dbsqlc.PassPasswordParams{ID: who.userID, OldHash: who.hash, NewHash: newHash})
-		if errors.Is(err, pgx.ErrNoRows) { // locked, disabled or changed meanwhile
-			return loginRefused()
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errMeanwhile
 		}
 		if err != nil {
 			return err

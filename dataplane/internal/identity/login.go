@@ -42,9 +42,24 @@ func loginRefused() error {
 	return fault.Unauthenticated("The identifier or the password is wrong.").Code("invalid_credentials")
 }
 
+// errMeanwhile says that the account is not as it was when the password was
+// compared: locked, disabled, or with another hash.
+var errMeanwhile = errors.New("the account was changed while the password was compared")
+
 // Login signs somebody in. The connection is given back while the password is
 // compared, which takes a core for some 20 ms.
 func (s *Service) Login(ctx context.Context, t Tenant, in Login, c Client) (SignedIn, error) {
+	out, err := s.tryLogin(ctx, t, in, c)
+	if errors.Is(err, errMeanwhile) { // perhaps only another login, which has replaced an old hash
+		out, err = s.tryLogin(ctx, t, in, c)
+	}
+	if errors.Is(err, errMeanwhile) {
+		return SignedIn{}, loginRefused()
+	}
+	return out, err
+}
+
+func (s *Service) tryLogin(ctx context.Context, t Tenant, in Login, c Client) (SignedIn, error) {
 	who, err := s.findCredentials(ctx, t, strings.TrimSpace(in.Identifier))
 	if err != nil {
 		return SignedIn{}, err
@@ -134,8 +149,8 @@ func (s *Service) signIn(ctx context.Context, t Tenant, who credentials, newHash
 	err := t.Do(ctx, func(db Conn) error {
 		return pg.InTx(ctx, db, func(tx pgx.Tx) error {
 			row, err := s.queries.SignIn(ctx, tx, dbsqlc.SignInParams{ID: who.userID, OldHash: who.hash, NewHash: newHash})
-			if errors.Is(err, pgx.ErrNoRows) { // locked, disabled or changed meanwhile
-				return loginRefused()
+			if errors.Is(err, pgx.ErrNoRows) {
+				return errMeanwhile
 			}
 			if err != nil {
 				return err

@@ -46,7 +46,7 @@ UPDATE public.users u
 SET failed_logins = 0, locked_until = NULL, last_login = now(),
     password_hash = COALESCE(sqlc.narg(new_hash)::text, u.password_hash)
 WHERE u.id = @id AND u.is_active AND u.deleted_at IS NULL AND (u.locked_until IS NULL OR u.locked_until <= now()) AND NOT u.is_2fa_enabled
-  AND (u.password_hash = @old_hash::text OR sqlc.narg(new_hash)::text IS NOT NULL)
+  AND u.password_hash = @old_hash::text
 RETURNING u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
           u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at;
 

@@ -389,7 +389,7 @@ UPDATE public.users u
 SET failed_logins = 0, locked_until = NULL, last_login = now(),
     password_hash = COALESCE($1::text, u.password_hash)
 WHERE u.id = $2 AND u.is_active AND u.deleted_at IS NULL AND (u.locked_until IS NULL OR u.locked_until <= now()) AND NOT u.is_2fa_enabled
-  AND (u.password_hash = $3::text OR $1::text IS NOT NULL)
+  AND u.password_hash = $3::text
 RETURNING u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
           u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at
 `
