@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -84,6 +86,36 @@ func TestTheAuditOfARestoredDumpVerifies(t *testing.T) {
 			t.Errorf("%v was accepted", wrong)
 		}
 	}
+}
+
+// A node seals what requests have recorded, and its role may tell the head.
+func TestANodeSealsWhatItServes(t *testing.T) {
+	t.Parallel()
+	f := tenanttest.New(t)
+	nodeURL, control := controlDatabase(t, f)
+	n := start(t, f, nodeURL)
+	status, body := get(t, http.MethodPost, n.public+"/auth/login", "acme.localhost", loginBody(f.A))
+	if status != http.StatusOK {
+		t.Fatalf("login: %d %s", status, body)
+	}
+	superuser := testdb.Connect(t, control)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+		var slugs []string
+		must(t, superuser.QueryRow(t.Context(), "SELECT COALESCE(array_agg(t.slug), '{}') FROM control.audit_heads h JOIN control.tenants t ON t.id = h.tenant_id").Scan(&slugs))
+		if len(slugs) == 1 && slugs[0] == "acme" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("sealed: %v", slugs)
+		}
+	}
+	if _, metrics := get(t, http.MethodGet, n.internal+"/metrics", "", ""); !strings.Contains(metrics, "ouvira_audit_sealed_rows_total") {
+		t.Error("no metric of sealing")
+	}
+	n.stop()
+	must(t, <-n.ended)
 }
 
 // dump copies tables as pg_dump and pg_restore do: in text, over what is there.

@@ -99,7 +99,7 @@ func start(t *testing.T, f *tenanttest.Fixture, nodeURL string) running {
 	go func() {
 		ended <- run(ctx, []string{"serve"}, []string{
 			"OUVIRA_NODE_DATABASE_URL=" + nodeURL, "OUVIRA_DATA_KEY_FILE=" + f.KeyFile,
-			"OUVIRA_LISTEN=127.0.0.1:0", "OUVIRA_INTERNAL_LISTEN=127.0.0.1:0", "OUVIRA_NODE_ID=node-1",
+			"OUVIRA_LISTEN=127.0.0.1:0", "OUVIRA_INTERNAL_LISTEN=127.0.0.1:0", "OUVIRA_NODE_ID=node-1", "OUVIRA_AUDIT_SEAL_EVERY=1s",
 		}, writer)
 		_ = writer.Close()
 	}()

@@ -270,7 +270,8 @@ func TestSec39TheAuditShowsNoSecrets(t *testing.T) {
 	t.Parallel()
 	secret := regexp.MustCompile(`(?i)pass|secret|token|hash|key|otp|code|seed|salt|cookie|credential|digest|signature|private|sealed`)
 	harmless := []string{
-		"permission.code", // "module.action"
+		"permission.code",                                                     // "module.action"
+		"department.code", "job_title.code", "location.code", "position.code", // short names of theirs
 	}
 	shown := audit.Shown()
 	if len(shown) < 20 {

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	// The guardian of the test server lives as long as the process.
 	testdb.Main(m, func() error {
 		return goleak.Find(goleak.IgnoreAnyFunction("github.com/ouvira/ouvira/shared/testdb/guardian.(*guardian).start.func1"))
-	})
+	}, neverRecorded)
 }
 
 // node is a node of the data plane in this process, with two tenants.
@@ -143,22 +143,26 @@ type countedLease struct {
 
 func (l *countedLease) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	l.counts.roundTrips.Add(1)
+	noteLedger(ctx, sql)
 	return l.Lease.Exec(ctx, sql, args...)
 }
 
 func (l *countedLease) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	l.counts.roundTrips.Add(1)
+	noteLedger(ctx, sql)
 	return l.Lease.Query(ctx, sql, args...)
 }
 
 func (l *countedLease) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	l.counts.roundTrips.Add(1)
+	noteLedger(ctx, sql)
 	return l.Lease.QueryRow(ctx, sql, args...)
 }
 
 func (l *countedLease) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
 	l.counts.roundTrips.Add(1)
-	return l.Lease.BeginTx(ctx, opts)
+	tx, err := l.Lease.BeginTx(ctx, opts)
+	return watchedTx{tx}, err
 }
 
 // lines is a log that can be read while it is written.
@@ -237,7 +241,8 @@ func (n *node) ask(t *testing.T, method, host, path string, body any, edits ...e
 		}
 		payload = string(raw)
 	}
-	r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(payload))
+	ctx, ledger := watchLedger(t.Context())
+	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(payload))
 	r.Host = host
 	r.RemoteAddr = "198.51.100.7:40000"
 	if payload != "" {
@@ -250,6 +255,7 @@ func (n *node) ask(t *testing.T, method, host, path string, body any, edits ...e
 	n.handler.ServeHTTP(w, r)
 	a := answer{status: w.Code, header: w.Header(), raw: w.Body.String()}
 	_ = json.Unmarshal(w.Body.Bytes(), &a.body) // not every answer has a body
+	noteRecorded(r, a, ledger)
 	return a
 }
 
