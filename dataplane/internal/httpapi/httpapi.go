@@ -102,7 +102,8 @@ func New(o Options) (http.Handler, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	router, _ := build(s)
+	router, api := build(s)
+	s.undeclared = append(s.undeclared, limitsOfNothing(api.OpenAPI())...)
 	if err := s.declared(); err != nil {
 		return nil, err
 	}

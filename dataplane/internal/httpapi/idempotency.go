@@ -3,17 +3,21 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/replay"
+	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // Of a POST by somebody who is signed in, Idempotency-Key makes one that can
@@ -89,11 +93,55 @@ func once[I, O any](ctx context.Context, tx pgx.Tx, c *caller, in *I, work func(
 	if err != nil {
 		return nil, err
 	}
+	return out, keep(ctx, tx, c, key, out)
+}
+
+// onceApart is once for work that has transactions of its own. The key is taken
+// before it and answered after it; if the node dies in between, the key stands
+// for a request of which nobody knows whether it was done (409).
+func onceApart[I, O any](ctx context.Context, c *caller, in *I, work func() (*O, error)) (*O, error) {
+	key, err := keyOf(c, in)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		return work()
+	}
+	var stored json.RawMessage
+	var known bool
+	err = c.tenant.Do(ctx, func(db identity.Conn) error {
+		var err error
+		stored, known, err = key.Claim(ctx, db)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		return replayed[O](c, stored)
+	}
+	out, err := work()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout) // also when the client has gone
+	defer cancel()
+	if err != nil {
+		return nil, errors.Join(err, c.tenant.Do(ctx, func(db identity.Conn) error { return key.Release(ctx, db) }))
+	}
+	err = c.tenant.Do(ctx, func(db identity.Conn) error { return keep(ctx, db, c, key, out) })
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// answerTimeout bounds what is left to do when the work is done.
+const answerTimeout = 5 * time.Second
+
+func keep[O any](ctx context.Context, db pg.Querier, c *caller, key *replay.Key, out *O) error {
 	remembered, err := remember(out)
 	if err != nil {
-		return nil, fmt.Errorf("remember the answer of %s: %w", c.op.OperationID, err)
+		return fmt.Errorf("remember the answer of %s: %w", c.op.OperationID, err)
 	}
-	return out, key.Answer(ctx, tx, remembered)
+	return key.Answer(ctx, db, remembered)
 }
 
 // remembered is an answer as it is stored: the output of the handler, whose

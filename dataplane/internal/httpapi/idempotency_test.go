@@ -151,3 +151,37 @@ func TestSecretsAreNotRemembered(t *testing.T) {
 		t.Errorf("the same key with another credential: %d %v %s", a.status, a.header, a.raw)
 	}
 }
+
+// Operations that have transactions of their own take the key as well.
+func TestWorkOfSeveralTransactionsIsDoneOnce(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	token, _ := n.login(t, n.A)
+	ask := func(path string, body object, key string) answer {
+		return n.ask(t, http.MethodPost, hostOf(n.A), path, body, bearer(token), header("Idempotency-Key", key))
+	}
+	wrong := object{"current_password": "wrong", "new_password": goodPassword}
+	if a := ask("/account/change-password", wrong, "key-1"); a.status < 400 || a.status > 499 {
+		t.Errorf("a wrong password: %d %s", a.status, a.raw)
+	}
+	right := object{"current_password": tenanttest.OwnerPassword, "new_password": goodPassword}
+	expect(t, "the key of a refusal is free", ask("/account/change-password", right, "key-1"), 200)
+	if again := ask("/account/change-password", right, "key-1"); again.status != 200 || again.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("sent again: %d %s", again.status, again.raw)
+	}
+	expect(t, "another body", ask("/account/change-password", wrong, "key-1"), 422, "idempotency_mismatch")
+	if stored := value[string](t, n.A, "SELECT string_agg(k::text, ' ') FROM public.idempotency_keys k"); strings.Contains(stored, goodPassword) {
+		t.Error("a password is in the database")
+	}
+
+	enabled := ask("/auth/settings_enable-2fa", object{"method": "totp", "password": goodPassword}, "key-2")
+	expect(t, "a second factor", enabled, 200)
+	again := ask("/auth/settings_enable-2fa", object{"method": "totp", "password": goodPassword}, "key-2")
+	if again.status != 200 || again.text("secret") != "" || again.text("qr_code") != "" || again.header.Get("Idempotency-Omitted") != "backup_codes, qr_code, secret" {
+		t.Errorf("sent again: %d %v %s", again.status, again.header, again.raw)
+	}
+
+	// The node died in between: nobody knows.
+	exec(t, n.A, "UPDATE public.idempotency_keys SET answer = NULL")
+	expect(t, "under way, or broken off", ask("/account/change-password", right, "key-1"), 409, "idempotency_unfinished")
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/limit"
+	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
@@ -188,6 +189,22 @@ func limiter[I any](s *server, id string) func(context.Context, *I) error {
 		}
 		return nil
 	}
+}
+
+// limitsOfNothing are limits of operations that there are not: an operation
+// that was renamed must not lose its limits.
+func limitsOfNothing(document *huma.OpenAPI) []error {
+	there := map[string]bool{}
+	for _, o := range apidoc.Operations(document) {
+		there[o.OperationID] = true
+	}
+	var missing []error
+	for id := range limits {
+		if !there[id] {
+			missing = append(missing, fmt.Errorf("there are limits for operation %s, and no such operation", id))
+		}
+	}
+	return missing
 }
 
 // bodyField finds a text of the body by its name in JSON.

@@ -164,6 +164,7 @@ func write[I, O any](s *server, api huma.API, o operation, handle func(context.C
 func act[I, O any](s *server, api huma.API, o operation, handle func(context.Context, *caller, *I) (*O, error)) {
 	s.declare(&o)
 	checkInput[I](s, &o)
+	replayable[O](s, &o)
 	within := limiter[I](s, o.OperationID)
 	huma.Register(api, o.Operation, func(ctx context.Context, in *I) (*O, error) {
 		sc := scopeOf(ctx)
@@ -180,14 +181,16 @@ func act[I, O any](s *server, api huma.API, o operation, handle func(context.Con
 			return nil, err
 		}
 		c.writes = true
-		out, err := handle(ctx, c, in)
-		if err == nil {
-			err = c.checked()
-		}
-		if err != nil {
-			return nil, err
-		}
-		return out, nil
+		return onceApart(ctx, c, in, func() (*O, error) {
+			out, err := handle(ctx, c, in)
+			if err == nil {
+				err = c.checked()
+			}
+			if err != nil {
+				return nil, err
+			}
+			return out, nil
+		})
 	})
 }
 
