@@ -17,8 +17,10 @@ const checkTimeout = 2 * time.Second
 // Check is one thing that must be so for the process to be ready.
 type Check struct {
 	Name string
-	// Ready says why not, in a sentence for operators, or nil.
+	// Ready says why not, in a sentence for operators, or nil. A nil Ready is
+	// always ready: the check is there for its note.
 	Ready func(ctx context.Context) error
+	Note  string // what operators should know though it is no reason not to be ready
 }
 
 // Internal is the handler of the internal listener: /healthz (the process
@@ -52,6 +54,7 @@ type checkResult struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
+	Note   string `json:"note,omitempty"`
 }
 
 func (in *Internal) readyz(w http.ResponseWriter, r *http.Request) {
@@ -63,9 +66,11 @@ func (in *Internal) readyz(w http.ResponseWriter, r *http.Request) {
 		results = append(results, checkResult{Name: "draining", Reason: "The process was told to stop and finishes its requests."})
 	}
 	for _, c := range in.checks {
-		result := checkResult{Name: c.Name, Ready: true}
-		if err := c.Ready(ctx); err != nil {
-			result.Ready, result.Reason = false, err.Error()
+		result := checkResult{Name: c.Name, Ready: true, Note: c.Note}
+		if c.Ready != nil {
+			if err := c.Ready(ctx); err != nil {
+				result.Ready, result.Reason = false, err.Error()
+			}
 		}
 		results = append(results, result)
 	}

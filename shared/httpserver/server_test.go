@@ -136,18 +136,20 @@ func TestReadyzNamesWhatIsMissing(t *testing.T) {
 		Handler: http.NotFoundHandler(),
 		Internal: httpserver.NewInternal(prometheus.NewRegistry(),
 			httpserver.Check{Name: "routes", Ready: func(context.Context) error { return missing }},
-			httpserver.Check{Name: "disk", Ready: func(context.Context) error { return nil }}),
+			httpserver.Check{Name: "disk", Ready: func(context.Context) error { return nil }},
+			httpserver.Check{Name: "turnstile", Note: "off"}),
 	})
 	status, body := get(t, "http://"+a.internal+"/readyz")
 	var answer struct {
 		Status string
 		Checks []struct {
-			Name, Reason string
-			Ready        bool
+			Name, Reason, Note string
+			Ready              bool
 		}
 	}
-	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 503 || len(answer.Checks) != 2 ||
-		answer.Checks[0].Ready || answer.Checks[0].Reason != missing.Error() || !answer.Checks[1].Ready {
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 503 || len(answer.Checks) != 3 ||
+		answer.Checks[0].Ready || answer.Checks[0].Reason != missing.Error() || !answer.Checks[1].Ready ||
+		!answer.Checks[2].Ready || answer.Checks[2].Note != "off" {
 		t.Errorf("%d %s", status, body)
 	}
 	if status, _ := get(t, "http://"+a.internal+"/healthz"); status != 200 {

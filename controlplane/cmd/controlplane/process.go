@@ -21,7 +21,6 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
-	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -31,9 +30,11 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // house is everything wired together.
@@ -177,6 +178,9 @@ func (h *house) work(ctx context.Context) error {
 // listen serves the public API, where the process has one, and the internal
 // listener.
 func (h *house) listen(ctx context.Context, serves bool, checks []httpserver.Check) error {
+	if serves {
+		checks = append(checks, httpserver.Check{Name: "turnstile", Note: h.settings.TurnstileNote()})
+	}
 	internal := httpserver.NewInternal(h.registry, checks...)
 	if !serves {
 		return httpserver.Run(ctx, httpserver.Options{
@@ -194,7 +198,7 @@ func (h *house) listen(ctx context.Context, serves bool, checks []httpserver.Che
 	draining := make(chan struct{})
 	handler, err := httpapi.New(h.rooms, httpapi.Options{
 		Log: h.log, Metrics: httpserver.NewMetrics(h.registry), TrustedProxies: proxies,
-		SignupOrigins: h.settings.SignupOrigins, SecureCookies: h.settings.secureCookies(), Draining: draining,
+		SignupOrigins: h.settings.SignupOrigins, Turnstile: turnstile.New(h.settings.Settings), SecureCookies: h.settings.secureCookies(), Draining: draining,
 	})
 	if err != nil {
 		return err

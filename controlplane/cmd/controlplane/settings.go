@@ -8,17 +8,19 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // settings of serve, worker and all; migrate reads the two database URLs.
 type settings struct {
 	config.Common
+	turnstile.Settings
 
 	Listen             string   `env:"OUVIRA_LISTEN" envDefault:":8080"`
 	InternalListen     string   `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9080"`
@@ -69,6 +71,7 @@ func (s *settings) Validate() error {
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
 	_, err = telemetry.Level(s.LogLevel)
 	refuse(err != nil, "OUVIRA_LOG_LEVEL: %v", err)
+	errs = append(errs, s.WrongTurnstile(s.Env)...)
 	if s.Env == config.Production {
 		errs = append(errs, s.insecure()...)
 	}
@@ -90,6 +93,9 @@ func (s *settings) insecure() []error {
 	} {
 		u, err := url.Parse(address)
 		refuse(address != "" && (err != nil || u.Query().Get("sslmode") != "verify-full"), name+": production wants sslmode=verify-full")
+	}
+	if s.TurnstileSecretKey != "" && len(s.SignupOrigins) == 0 {
+		errs = append(errs, errors.New("OUVIRA_SIGNUP_ORIGINS: name the sign-up pages whose Turnstile tokens count, or unset TURNSTILE_SECRET_KEY"))
 	}
 	for _, origin := range s.SignupOrigins {
 		refuse(!strings.HasPrefix(origin, "https://"), "OUVIRA_SIGNUP_ORIGINS: production wants https origins")

@@ -32,6 +32,7 @@ import (
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // Rooms are what the handlers talk to.
@@ -56,8 +57,9 @@ type Options struct {
 	Log            *slog.Logger
 	Metrics        *httpserver.Metrics // may be nil
 	TrustedProxies httpserver.Proxies
-	SignupOrigins  []string // whose pages may call the sign-up operations
-	SecureCookies  bool     // the control plane is reached by https
+	SignupOrigins  []string            // whose pages may call the sign-up operations
+	Turnstile      *turnstile.Verifier // nil: anyone may sign up, programs too
+	SecureCookies  bool                // the control plane is reached by https
 	// Draining ends streams when the process is to stop; nil never does.
 	Draining <-chan struct{}
 }

@@ -7,23 +7,28 @@ import (
 	"log/slog"
 	"mime/quotedprintable"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/emersion/go-smtp"
 	"github.com/google/uuid"
 	"github.com/riverqueue/river"
 
+	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
-	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/mail"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // mailbox is an SMTP server that keeps what it gets.
@@ -395,5 +400,42 @@ func TestOwnerGetsALink(t *testing.T) {
 	link := regexp.MustCompile(`https://app\.initech\.example/set\?lang=en&token=([A-Za-z0-9_-]{43})\r?\n`).FindStringSubmatch(text)
 	if link == nil {
 		t.Errorf("no link alone on a line: %q", text)
+	}
+}
+
+func TestSec24OnlyPeopleSignUp(t *testing.T) {
+	t.Parallel()
+	var says atomic.Value
+	verification := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		text, _ := says.Load().(string)
+		_, _ = io.WriteString(w, text)
+	}))
+	t.Cleanup(verification.Close)
+	w := newWorld(t, func(o *httpapi.Options) {
+		o.Turnstile = turnstile.New(turnstile.Settings{TurnstileSecretKey: "0x4AAAAAAA-of-our-own", TurnstileURL: verification.URL})
+	})
+	signup := func(slug, token string) answer {
+		body := form(slug)
+		body["turnstile_token"] = token
+		return w.call(t, "", "POST", "/v1/signups", body)
+	}
+	for name, tt := range map[string]struct {
+		token, says, code string
+		status            int
+	}{
+		"without a token": {"", `{"success":true,"hostname":"www.ouvira.test","action":"signup"}`, "turnstile_required", 422},
+		"another page":    {"t", `{"success":true,"hostname":"evil.example","action":"signup"}`, "turnstile_failed", 403},
+		"another action":  {"t", `{"success":true,"hostname":"www.ouvira.test","action":"x"}`, "turnstile_failed", 403},
+		"used before":     {"t", `{"success":false,"error-codes":["timeout-or-duplicate"]}`, "turnstile_failed", 403},
+		"an outage":       {"t", `<html>`, "turnstile_unavailable", 503},
+	} {
+		says.Store(tt.says)
+		if a := signup("initech", tt.token); a.status != tt.status || a.text("code") != tt.code {
+			t.Errorf("%s: %d %s", name, a.status, a.raw)
+		}
+	}
+	says.Store(`{"success":true,"hostname":"www.ouvira.test","action":"signup"}`)
+	if a := signup("initech", "t"); a.status != 201 {
+		t.Errorf("all is well: %d %s", a.status, a.raw)
 	}
 }

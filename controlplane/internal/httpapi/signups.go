@@ -2,6 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,6 +14,7 @@ import (
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 func callerOf(ctx context.Context) signup.Caller {
@@ -31,11 +35,17 @@ type startSignupInput struct {
 		FullName       string `json:"full_name" example:"Bill Lumbergh"`
 		Email          string `json:"email" example:"bill@initech.example" doc:"The code is mailed there."`
 		Password       string `json:"password" doc:"At least 12 characters."`
-		TurnstileToken string `json:"turnstile_token,omitempty" maxLength:"2048" doc:"Cloudflare Turnstile, where it is configured."`
+		TurnstileToken string `json:"turnstile_token,omitempty" maxLength:"2048" doc:"Of a Cloudflare Turnstile widget with the action signup; wanted where Turnstile is configured." example:"0.mF74FV8wEufAWOdvLak7hJcyqr5mBk4Q"`
 	}
 }
 
 func (a *api) startSignup(ctx context.Context, in *startSignupInput) (*body[PendingSignup], error) {
+	err := a.options.Turnstile.Verify(ctx, turnstile.Claim{
+		Token: in.Body.TurnstileToken, Action: "signup", ClientIP: httpserver.ClientIP(ctx), Hostname: a.isSignupPage,
+	})
+	if err != nil {
+		return nil, err
+	}
 	p, err := a.Signups.Start(ctx, callerOf(ctx), signup.Form{
 		CompanyName: in.Body.CompanyName, Slug: in.Body.Slug, FullName: in.Body.FullName,
 		Email: in.Body.Email, Password: in.Body.Password,
@@ -45,6 +55,14 @@ func (a *api) startSignup(ctx context.Context, in *startSignupInput) (*body[Pend
 	}
 	httpserver.Annotate(ctx, "signup", p.ID.String())
 	return &body[PendingSignup]{PendingSignup(p)}, nil
+}
+
+// isSignupPage tells whether a page of the host is one of ours.
+func (a *api) isSignupPage(hostname string) bool {
+	return slices.ContainsFunc(a.options.SignupOrigins, func(origin string) bool {
+		u, err := url.Parse(origin)
+		return err == nil && strings.EqualFold(u.Hostname(), hostname)
+	})
 }
 
 type signupInput struct {

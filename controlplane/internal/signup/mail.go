@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 
-	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/signup/dbsqlc"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 

@@ -12,9 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 
-	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant/dbsqlc"
+	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 

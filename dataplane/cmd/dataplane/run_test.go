@@ -103,6 +103,7 @@ func TestSettingsThatCannotBeRight(t *testing.T) {
 		"OUVIRA_AUTH_COOKIES=perhaps":                  "OUVIRA_AUTH_COOKIES",
 		"CORS_ALLOWED_ORIGINS=https://a.example, null": "CORS_ALLOWED_ORIGINS: entry 2",
 		"CORS_ALLOWED_ORIGINS=*":                       "CORS_ALLOWED_ORIGINS: entry 1",
+		"OUVIRA_TURNSTILE_URL=nowhere":                 "OUVIRA_TURNSTILE_URL: must be an address",
 		"OUVIRA_NOD_ID=x":                              "Did you mean OUVIRA_NODE_ID?",
 	} {
 		if _, err := try(t, append(append([]string{}, good...), entry), "serve"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
@@ -112,6 +113,10 @@ func TestSettingsThatCannotBeRight(t *testing.T) {
 	plain := []string{"OUVIRA_ENV=production", "OUVIRA_PUBLIC_SCHEME=https", "CORS_ALLOWED_ORIGINS=http://a.example"}
 	if _, err := try(t, append(append([]string{}, good...), plain...), "serve"); err == nil || !strings.Contains(err.Error(), "CORS_ALLOWED_ORIGINS: production wants https") {
 		t.Errorf("a plain origin in production: %v", err)
+	}
+	bypass := []string{"OUVIRA_ENV=production", "OUVIRA_PUBLIC_SCHEME=https", "TURNSTILE_SECRET_KEY=1x0000000000000000000000000000000AA"}
+	if _, err := try(t, append(append([]string{}, good...), bypass...), "serve"); err == nil || !strings.Contains(err.Error(), "TURNSTILE_SECRET_KEY: this is Cloudflare's key for tests") {
+		t.Errorf("a key for tests in production: %v", err)
 	}
 	weak := []string{"OUVIRA_ENV=production", "OUVIRA_PUBLIC_SCHEME=https", "OUVIRA_DATA_KEY_FILE=/k", "OUVIRA_NODE_DATABASE_URL=postgres://n:hunter2@db/o?sslmode=require"}
 	if _, err := try(t, weak, "serve"); err == nil || !strings.Contains(err.Error(), "production wants sslmode=verify-full") {

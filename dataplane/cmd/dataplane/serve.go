@@ -22,6 +22,7 @@ import (
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // closeTimeout bounds the end of the pools after the last request.
@@ -81,7 +82,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 			return errors.New("the route table has not been read from the control database yet (OUVIRA_NODE_DATABASE_URL)")
 		}
 		return nil
-	}})
+	}}, httpserver.Check{Name: "turnstile", Note: s.TurnstileNote()})
 	stopSealing := auditing.start(ctx)
 	err = runNode(ctx, routes, drainer, httpserver.Options{
 		Logger: log, Addr: s.Listen, Handler: handler,
@@ -139,5 +140,6 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 		},
 		Support: identity.NewControlCodes(auditing.control), Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
 		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Outbox: drainer, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
+		Turnstile: turnstile.New(s.Settings),
 	})
 }

@@ -16,11 +16,13 @@ import (
 	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // settings of serve.
 type settings struct {
 	config.Common
+	turnstile.Settings
 
 	BaseDomain      string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
 	PublicScheme    string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
@@ -91,6 +93,7 @@ func (s *settings) Validate() error {
 		s.CORSOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.CORSOrigins[i]), "CORS_ALLOWED_ORIGINS: entry %d is not an origin such as https://app.example.com", i+1)
 	}
+	errs = append(errs, s.WrongTurnstile(s.Env)...)
 	if s.Env == config.Production {
 		errs = append(errs, s.insecure()...)
 	}

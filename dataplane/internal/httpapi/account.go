@@ -64,10 +64,16 @@ type registerInput struct {
 		Password        string  `json:"password" minLength:"1" maxLength:"1024" format:"password" doc:"At least 12 characters."`
 		PrimaryMobile   *string `json:"primary_mobile,omitempty" pattern:"^\\+[1-9][0-9]{6,14}$" doc:"E.164." example:"+4915112345678"`
 		InvitationToken string  `json:"invitation_token,omitempty" maxLength:"256" doc:"Opens workspaces that do not allow self-registration."`
+		TurnstileToken  string  `json:"turnstile_token,omitempty" maxLength:"2048" doc:"Of a Cloudflare Turnstile widget with the action register; wanted where Turnstile is configured, unless there is an invitation_token."`
 	}
 }
 
 func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*signedIn, error) {
+	if in.Body.InvitationToken == "" { // who was invited needs no other proof, and nobody registers with a wrong one
+		if err := s.human(ctx, sc, in.Body.TurnstileToken, "register"); err != nil {
+			return nil, err
+		}
+	}
 	profile, tokens, err := s.Identity.Register(ctx, sc.tenant, identity.Registration{
 		FullName: in.Body.FullName, Email: in.Body.Email, Password: in.Body.Password,
 		PrimaryMobile: in.Body.PrimaryMobile, Invitation: s.invitationOf(sc, in.Body.InvitationToken),

@@ -38,6 +38,7 @@ var examples = map[string]any{
 	"access":                  "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2ln",
 	"refresh":                 "q3Jm2nB8s5V7x0ZkT4yHcW9dLrE1uPaGfKo6iXjMwNs",
 	"token":                   "Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
+	"turnstile_token":         "0.mF74FV8wEufAWOdvLak7hJcyqr5mBk4Q",
 	"signup_token":            "ovs_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
 	"session_id":              "ovc_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE",
 	"backup_code":             "ABCD-EFGH-IJKL-MNOP",

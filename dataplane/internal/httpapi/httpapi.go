@@ -30,6 +30,7 @@ import (
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // requestTimeout bounds a request's work, waiting for connections included.
@@ -57,7 +58,7 @@ type Outbox interface {
 }
 
 // Options of New. All are required but Metrics, Proxies, Support, Audit,
-// Outbox, Cookies and CORSOrigins.
+// Outbox, Turnstile, Cookies and CORSOrigins.
 type Options struct {
 	Log      *slog.Logger
 	Metrics  *httpserver.Metrics
@@ -72,6 +73,8 @@ type Options struct {
 	Audit    Audit                 // nil: the audit is not sealed, and verified against itself
 	Outbox   Outbox                // nil: what is written stays there
 	Scheme   string                // of the tenants' addresses, for links to pages of lists
+
+	Turnstile *turnstile.Verifier // nil: anyone may sign up, programs too
 
 	Cookies     bool     // sign in with cookies too
 	CORSOrigins []string // whose pages may read the answers of every tenant

@@ -2,15 +2,55 @@ package httpapi
 
 import (
 	"context"
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 type signupInput struct {
 	Body struct {
 		FullName      string `json:"full_name" minLength:"1" maxLength:"200" example:"Ada Example"`
 		PrimaryMobile string `json:"primary_mobile" maxLength:"32" doc:"E.164. A code goes there by SMS." example:"+4915112345678"`
+
+		TurnstileToken string `json:"turnstile_token,omitempty" maxLength:"2048" doc:"Of a Cloudflare Turnstile widget with the action signup; wanted where Turnstile is configured."`
 	}
+}
+
+// human refuses a request of a program, where Turnstile is configured. The page
+// has to be the tenant's: under one of its hosts, or of an origin that it lists.
+// No connection is held while Cloudflare is asked.
+func (s *server) human(ctx context.Context, sc *scope, token, action string) error {
+	if s.Turnstile == nil {
+		return nil
+	}
+	err := s.Turnstile.Verify(ctx, turnstile.Claim{
+		Token: token, Action: action, ClientIP: sc.client.IP,
+		Hostname: func(name string) bool { return s.isPageOf(sc.tenant.Route, name) },
+	})
+	if err != nil {
+		return err
+	}
+	// Cloudflare takes a token once; so do we, should it be asked twice at once.
+	first, err := s.Identity.FirstUse(ctx, sc.tenant, turnstile.Digest(token), turnstile.Lifetime)
+	if err == nil && !first {
+		err = turnstile.Refused(errors.New("the token has been used"))
+	}
+	return err
+}
+
+func (s *server) isPageOf(tenant *route.Route, hostname string) bool {
+	if found, err := s.Routes.Lookup(hostname); err == nil && found.TenantID == tenant.TenantID {
+		return true
+	}
+	return slices.ContainsFunc(tenant.Settings.CORSOrigins, func(origin string) bool {
+		u, err := url.Parse(origin)
+		return err == nil && strings.EqualFold(u.Hostname(), hostname)
+	})
 }
 
 type mobileOutput struct {
@@ -21,6 +61,9 @@ type mobileOutput struct {
 }
 
 func (s *server) signup(ctx context.Context, sc *scope, in *signupInput) (*mobileOutput, error) {
+	if err := s.human(ctx, sc, in.Body.TurnstileToken, "signup"); err != nil {
+		return nil, err
+	}
 	mobile, err := s.Identity.Signup(ctx, sc.tenant, identity.Signup{FullName: in.Body.FullName, PrimaryMobile: in.Body.PrimaryMobile}, sc.client)
 	if err != nil {
 		return nil, err

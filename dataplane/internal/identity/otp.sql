@@ -65,3 +65,14 @@ INSERT INTO public.users (username, full_name, email, primary_mobile, phone_veri
 VALUES (@username, @full_name, @email, @primary_mobile, true, @password_hash, now())
 RETURNING id, account_uid, username, full_name, email, email_verified, primary_mobile, phone_verified,
           is_2fa_enabled, two_fa_type, date_joined, last_login, created_at, updated_at;
+
+-- name: FirstUse :execrows
+WITH over AS (
+    DELETE FROM public.turnstile_tokens t
+    WHERE t.token_hash IN (
+        SELECT o.token_hash FROM public.turnstile_tokens o WHERE o.expires_at < now() AND o.token_hash <> @token_hash::bytea
+        ORDER BY o.expires_at LIMIT 10 FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO public.turnstile_tokens (token_hash, expires_at)
+VALUES (@token_hash::bytea, now() + make_interval(secs => @lifetime_seconds))
+ON CONFLICT (token_hash) DO NOTHING;

@@ -242,6 +242,18 @@ func notVerified() error {
 	return fault.Invalid(message).Code("mobile_not_verified").OnField("primary_mobile", "not_verified", message)
 }
 
+// FirstUse remembers the digest of a token that counts once, and answers whether
+// it is the first time that this tenant sees it.
+func (s *Service) FirstUse(ctx context.Context, t Tenant, digest []byte, lifetime time.Duration) (bool, error) {
+	first := false
+	err := t.Do(ctx, func(db Conn) error {
+		rows, err := s.queries.FirstUse(ctx, db, dbsqlc.FirstUseParams{TokenHash: digest, LifetimeSeconds: lifetime.Seconds()})
+		first = rows == 1
+		return err
+	})
+	return first, err
+}
+
 // mayRegister refuses who is not invited where the tenant wants that.
 func mayRegister(t Tenant) error {
 	if t.Route.Settings.AllowsSelfRegistration() {

@@ -89,6 +89,31 @@ func (q *Queries) FindSignup(ctx context.Context, db DBTX, primaryMobile string)
 	return i, err
 }
 
+const firstUse = `-- name: FirstUse :execrows
+WITH over AS (
+    DELETE FROM public.turnstile_tokens t
+    WHERE t.token_hash IN (
+        SELECT o.token_hash FROM public.turnstile_tokens o WHERE o.expires_at < now() AND o.token_hash <> $1::bytea
+        ORDER BY o.expires_at LIMIT 10 FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO public.turnstile_tokens (token_hash, expires_at)
+VALUES ($1::bytea, now() + make_interval(secs => $2))
+ON CONFLICT (token_hash) DO NOTHING
+`
+
+type FirstUseParams struct {
+	TokenHash       []byte
+	LifetimeSeconds float64
+}
+
+func (q *Queries) FirstUse(ctx context.Context, db DBTX, arg FirstUseParams) (int64, error) {
+	result, err := db.Exec(ctx, firstUse, arg.TokenHash, arg.LifetimeSeconds)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const ownerOfMobile = `-- name: OwnerOfMobile :one
 SELECT u.id, u.full_name FROM public.users u WHERE u.primary_mobile = $1::text
 `
