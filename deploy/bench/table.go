@@ -50,6 +50,11 @@ var table = []measurement{
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkLoginVersusHash", unit: perSecond, target: 0.80,
 	},
 	{
+		name: "audit-record",
+		what: "a change with its audit record in one transaction, eight clients on rows of their own", reference: "the same change without a record",
+		pkg: dataplane + "internal/audit", benchmark: "BenchmarkChangeWithAndWithoutRecord", unit: perSecond, target: 0.50,
+	},
+	{
 		name: "provision",
 		what: "provisioning 24 tenants from the template, 4 at a time, all steps, by a real worker", reference: "24 raw `CREATE DATABASE … TEMPLATE`, 4 at a time, on open connections",
 		pkg: controlplane + "internal/provision", benchmark: "BenchmarkProvisionVersusCreateDatabase", unit: seconds, target: 1.5, atMost: true,

@@ -14,19 +14,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ouvira/ouvira/dataplane/internal/audit"
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
 // auditing seals the audits of the tenants that this node serves, and reads
-// what is kept of them outside.
+// what is kept of them outside, over a small pool of the control database that
+// others use as well.
 type auditing struct {
 	*audit.Worker
 	*audit.ControlHeads
@@ -41,7 +44,7 @@ func newAuditing(s settings, log *slog.Logger, registry *prometheus.Registry, ro
 	if err != nil {
 		return nil, errors.New("OUVIRA_NODE_DATABASE_URL: is not a valid postgres:// URL")
 	}
-	config.MaxConns, config.MinConns = 2, 0
+	config.MaxConns, config.MinConns = 4, 0
 	config.MaxConnIdleTime = time.Minute
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
 	config.ConnConfig.RuntimeParams["application_name"] = "ouvira/" + s.NodeID
@@ -82,6 +85,32 @@ func (a *auditing) start(ctx context.Context) (stop func()) {
 		<-ended
 		a.control.Close()
 	}
+}
+
+// sealedToo is a fleet whose tenants, when this node looks after them, are
+// sealed as well: those of nodes that died, and those that nobody has asked for
+// in an hour.
+type sealedToo struct {
+	outbox.Fleet
+
+	served func(tenant uuid.UUID)
+}
+
+// Orphaned implements outbox.Fleet.
+func (f sealedToo) Orphaned(ctx context.Context, most int) ([]uuid.UUID, error) {
+	return f.noted(f.Fleet.Orphaned(ctx, most))
+}
+
+// Unswept implements outbox.Fleet.
+func (f sealedToo) Unswept(ctx context.Context, most int) ([]uuid.UUID, error) {
+	return f.noted(f.Fleet.Unswept(ctx, most))
+}
+
+func (f sealedToo) noted(tenants []uuid.UUID, err error) ([]uuid.UUID, error) {
+	for _, tenant := range tenants {
+		f.served(tenant)
+	}
+	return tenants, err
 }
 
 const verifyAuditUsage = `verify-audit proves a tenant's audit against heads from outside of its database:

@@ -14,10 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/dataplane/internal/audit"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -116,6 +118,37 @@ func TestANodeSealsWhatItServes(t *testing.T) {
 	}
 	n.stop()
 	must(t, <-n.ended)
+}
+
+// What this node looks after for others is sealed as well.
+func TestTenantsOfDeadNodesAreSealedToo(t *testing.T) {
+	t.Parallel()
+	noted := map[uuid.UUID]int{}
+	fleet := sealedToo{&deadNodes{orphan: uuid.New(), unswept: uuid.New()}, func(tenant uuid.UUID) { noted[tenant]++ }}
+	for _, ask := range []func(context.Context, int) ([]uuid.UUID, error){fleet.Orphaned, fleet.Unswept} {
+		tenants, err := ask(t.Context(), 1)
+		if err != nil || len(tenants) != 1 || noted[tenants[0]] != 1 {
+			t.Errorf("%v, %v; noted %v", tenants, err, noted)
+		}
+	}
+	if len(noted) != 2 {
+		t.Errorf("noted %v", noted)
+	}
+}
+
+// deadNodes is a fleet that has left two tenants behind.
+type deadNodes struct {
+	outbox.Fleet
+
+	orphan, unswept uuid.UUID
+}
+
+func (d *deadNodes) Orphaned(context.Context, int) ([]uuid.UUID, error) {
+	return []uuid.UUID{d.orphan}, nil
+}
+
+func (d *deadNodes) Unswept(context.Context, int) ([]uuid.UUID, error) {
+	return []uuid.UUID{d.unswept}, nil
 }
 
 // dump copies tables as pg_dump and pg_restore do: in text, over what is there.

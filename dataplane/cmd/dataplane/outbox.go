@@ -12,13 +12,12 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/sms"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/shared/mail"
-	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
 // newDrainer wires what sends the tenants' mail and SMS.
-func newDrainer(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey, control pg.Querier) (*outbox.Drainer, error) {
+func newDrainer(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey, auditing *auditing) (*outbox.Drainer, error) {
 	smtp, err := mail.NewSMTP(s.mail())
 	if err != nil {
 		return nil, err
@@ -33,7 +32,7 @@ func newDrainer(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 		return nil, err
 	}
 	return outbox.New(outbox.Options{
-		Routes: routes, Key: key, Senders: senders, Fleet: outbox.NewControlFleet(control, s.NodeID), Log: log, Registerer: registry,
+		Routes: routes, Key: key, Senders: senders, Fleet: sealedToo{outbox.NewControlFleet(auditing.control, s.NodeID), auditing.Served}, Log: log, Registerer: registry,
 		Lease: func(ctx context.Context, r *route.Route) (outbox.Lease, error) {
 			lease, err := pools.Lease(ctx, r)
 			if err != nil {

@@ -69,7 +69,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	drainer, err := newDrainer(s, log, registry, routes, pools, key, auditing.control)
+	drainer, err := newDrainer(s, log, registry, routes, pools, key, auditing)
 	if err != nil {
 		return err
 	}

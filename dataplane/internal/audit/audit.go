@@ -73,8 +73,8 @@ var entities = map[string]reflect.Type{}
 func Shown() []string {
 	var fields []string
 	for name, t := range entities {
-		for i := range t.NumField() {
-			if f := t.Field(i); f.Tag.Get("audit") == show {
+		for f := range t.Fields() {
+			if f.Tag.Get("audit") == show {
 				fields = append(fields, name+"."+fieldName(f))
 			}
 		}
@@ -104,8 +104,7 @@ func checkPolicy(t reflect.Type) error {
 	if t.Kind() != reflect.Struct {
 		return fmt.Errorf("%s is no struct", t)
 	}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		switch f.Tag.Get("audit") {
 		case show, hide, omit:
 		default:

@@ -370,7 +370,7 @@ func TestSec42ARewrittenChainDoesNotLeadToTheKeptHead(t *testing.T) {
 
 	// With a key of their own: what is newer than the head is signed by nobody
 	// who is known.
-	other := s.Fixture.Tenant(t, "mallory")
+	other := s.Tenant(t, "mallory")
 	exec("DELETE FROM ledger.seals")
 	public, err := json.Marshal(other.Route.Keys[0])
 	must(t, err)

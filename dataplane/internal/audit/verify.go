@@ -208,7 +208,8 @@ func (v *verifier) startAt(ctx context.Context, batch int64) error {
 
 func (v *verifier) next(ctx context.Context) (sealed, error) {
 	var seal sealed
-	return seal, v.read(ctx, "batch > $1 ORDER BY batch LIMIT 1", v.previous.Batch, &seal)
+	err := v.read(ctx, "batch > $1 ORDER BY batch LIMIT 1", v.previous.Batch, &seal)
+	return seal, err
 }
 
 func (v *verifier) read(ctx context.Context, which string, batch int64, s *sealed) error {
