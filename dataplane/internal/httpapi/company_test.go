@@ -176,6 +176,9 @@ func TestCompanyIsMoved(t *testing.T) {
 	// A manager who may change the company, and owns another, would own both.
 	expect(t, "under the manager's own", move(works, own, manager.token), 403)
 	expect(t, "out of the group", move(works, nil, manager.token), 403)
+	alone := n.found(t, n.A, owner, "Alone", 0)
+	hold(t, n.A, member(t, n.A, manager.id, alone), seeded(t, n.A, "manager"), "subtree")
+	expect(t, "one that stands alone, under the manager's own", move(alone, own, manager.token), 403, "permission_denied")
 	expect(t, "the home company", move(n.A.CompanyID, group, owner), 409, "home_company")
 	expect(t, "under one that is not seen", move(group, own, owner), 422)
 
