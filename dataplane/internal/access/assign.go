@@ -112,6 +112,9 @@ func (s *Service) Assign(ctx context.Context, tx pgx.Tx, by Giver, who audit.Who
 	if err != nil {
 		return Assigned{}, err
 	}
+	if err := recordOwner(ctx, tx, who, m, false, m.IsActive && made.Role.Owner()); err != nil {
+		return Assigned{}, err
+	}
 	return made, assignments.Created(ctx, tx, who, &m.CompanyID, id, made.snapshot())
 }
 
@@ -181,10 +184,17 @@ func (s *Service) Unassign(ctx context.Context, tx pgx.Tx, by Giver, who audit.W
 	if err := s.MayTake(ctx, tx, by, a.Membership.CompanyID, a.Role.ID, a.Scope); err != nil {
 		return err
 	}
-	if err := s.queries.DeleteAssignment(ctx, tx, id); err != nil {
+	return s.unassign(ctx, tx, who, a)
+}
+
+func (s *Service) unassign(ctx context.Context, tx pgx.Tx, who audit.Who, a Assigned) error {
+	if err := s.queries.DeleteAssignment(ctx, tx, a.ID); err != nil {
 		return err
 	}
-	return assignments.Deleted(ctx, tx, who, &a.Membership.CompanyID, id, a.snapshot())
+	if err := recordOwner(ctx, tx, who, a.Membership, a.Membership.IsActive && a.Role.Owner(), false); err != nil {
+		return err
+	}
+	return assignments.Deleted(ctx, tx, who, &a.Membership.CompanyID, a.ID, a.snapshot())
 }
 
 func (s *Service) lockAssignment(ctx context.Context, tx pgx.Tx, id int64) (Assigned, error) {

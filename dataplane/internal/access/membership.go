@@ -181,7 +181,11 @@ func (s *Service) ChangeMembership(ctx context.Context, tx pgx.Tx, by Giver, who
 		if after.IsActive {
 			move = s.MayAssign
 		}
-		if err := s.eachRole(ctx, tx, by, before, move); err != nil {
+		owner, err := s.eachRole(ctx, tx, by, before, move)
+		if err != nil {
+			return Membership{}, err
+		}
+		if err := recordOwner(ctx, tx, who, before, before.IsActive && owner, after.IsActive && owner); err != nil {
 			return Membership{}, err
 		}
 	}
@@ -209,27 +213,50 @@ func (s *Service) DeleteMembership(ctx context.Context, tx pgx.Tx, by Giver, who
 	if err != nil {
 		return err
 	}
-	if err := s.eachRole(ctx, tx, by, m, s.MayTake); err != nil {
+	owner, err := s.eachRole(ctx, tx, by, m, s.MayTake)
+	if err != nil {
 		return err
 	}
 	if err := s.queries.DeleteMembership(ctx, tx, id); err != nil {
 		return err
 	}
+	if err := recordOwner(ctx, tx, who, m, m.IsActive && owner, false); err != nil {
+		return err
+	}
 	return memberships.Deleted(ctx, tx, who, &m.CompanyID, id, m.snapshot())
 }
 
-// eachRole asks for every role of a membership.
-func (s *Service) eachRole(ctx context.Context, tx pgx.Tx, by Giver, m Membership, may func(context.Context, pgx.Tx, Giver, int64, int64, Scope) error) error {
+// eachRole asks for every role of a membership, and tells whether the owner role
+// is among them.
+func (s *Service) eachRole(ctx context.Context, tx pgx.Tx, by Giver, m Membership, may func(context.Context, pgx.Tx, Giver, int64, int64, Scope) error) (owner bool, err error) {
 	held, err := s.queries.RolesOfMembership(ctx, tx, m.ID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, a := range held {
+		owner = owner || a.Owner
 		if err := may(ctx, tx, by, m.CompanyID, a.RoleID, Scope(a.Scope)); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return owner, nil
+}
+
+// Owners come and go in the security log.
+const (
+	actionOwnerAdded   = "owner_added"
+	actionOwnerRemoved = "owner_removed"
+)
+
+func recordOwner(ctx context.Context, tx pgx.Tx, who audit.Who, m Membership, was, is bool) error {
+	if was == is {
+		return nil
+	}
+	action := actionOwnerAdded
+	if was {
+		action = actionOwnerRemoved
+	}
+	return audit.Security(ctx, tx, who, action, map[string]any{"company": m.CompanyID, "member": m.UserID})
 }
 
 func (s *Service) lockMembership(ctx context.Context, tx pgx.Tx, id int64) (Membership, error) {

@@ -22,6 +22,10 @@ WHERE m.id = @id;
 SELECT m.id, m.user_id, m.company_id, m.is_active, m.is_primary_company, m.joined_at, m.created_at, m.updated_at
 FROM public.user_companies m WHERE m.id = @id FOR UPDATE;
 
+-- name: LockMembershipOf :one
+SELECT m.id, m.user_id, m.company_id, m.is_active, m.is_primary_company, m.joined_at, m.created_at, m.updated_at
+FROM public.user_companies m WHERE m.user_id = @user_id AND m.company_id = @company_id FOR UPDATE;
+
 -- name: UserIsKnownIn :one
 -- Whether there is such a user, and they are a member of one of the companies.
 SELECT EXISTS (SELECT FROM public.users u WHERE u.id = @user_id AND u.deleted_at IS NULL
@@ -54,7 +58,8 @@ RETURNING m.id, m.user_id, m.company_id, m.is_active, m.is_primary_company, m.jo
 DELETE FROM public.user_companies m WHERE m.id = @id;
 
 -- name: RolesOfMembership :many
-SELECT a.id, a.role_id, a.scope FROM public.user_company_roles a JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
+SELECT a.id, a.role_id, a.scope, (r.role = 'owner' AND r.is_system_role AND r.company_id IS NULL)::boolean AS owner
+FROM public.user_company_roles a JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
 WHERE a.user_company_id = @membership_id ORDER BY a.id FOR UPDATE OF a;
 
 -- name: CountAssignments :one

@@ -69,7 +69,7 @@ func TestSomebodyIsInvitedAndAccepts(t *testing.T) {
 		t.Error("the inviter has seen the token: accepting proves no address")
 	}
 	actions := value[string](t, n.A, "SELECT string_agg(entity_type || ' ' || action, ',' ORDER BY id) FROM ledger.activity_logs WHERE company_id = $1 AND action <> 'READ' AND entity_type <> 'company'", works)
-	if actions != "invitation CREATE,member CREATE,invitation UPDATE" {
+	if actions != "invitation CREATE,user_company CREATE,user_company_role CREATE,invitation UPDATE" {
 		t.Errorf("the audit holds %s", actions)
 	}
 	if leaks := value[int64](t, n.A, "SELECT count(*) FROM ledger.activity_logs WHERE position($1 IN concat(old_values, new_values)) > 0", token); leaks != 0 {
@@ -254,7 +254,7 @@ func TestInvitationsAreListedRevokedAndSentAgain(t *testing.T) {
 	expect(t, "accept into it", accept(token), 409, "invitation_revoked")
 }
 
-func TestWhoInvitedMustStillBeEntitled(t *testing.T) {
+func TestSec28WhoInvitedMustStillBeEntitled(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	host := hostOf(n.A)

@@ -103,64 +103,62 @@ func (s *server) patchMember(ctx context.Context, tx pgx.Tx, c *caller, in *patc
 	if err := c.require(ctx, tx, in.ID); err != nil {
 		return nil, err
 	}
-	before, err := company.LockMember(ctx, tx, in.ID, in.UserID)
+	m, err := company.LockMember(ctx, tx, in.ID, in.UserID)
 	if err != nil {
 		return nil, err
 	}
-	change := company.Change{IsActive: in.Body.IsActive.or(before.IsActive), Scope: string(access.ScopeSubtree)}
 	if in.Body.Roles.Set && !in.Body.Roles.Null {
-		change.Give, change.Take = difference(before, in.Body.Roles.Value)
+		if err := c.setRoles(ctx, tx, m, in.Body.Roles.Value); err != nil {
+			return nil, ofRoles(err)
+		}
 	}
-	if err := c.mayChange(ctx, tx, before, change); err != nil {
+	if active := in.Body.IsActive; active.Set && !active.Null {
+		_, err := s.Access.ChangeMembership(ctx, tx, c.giver(), c.who(), m.MembershipID, access.MembershipChange{IsActive: &active.Value})
+		if err != nil {
+			return nil, ofRoles(err)
+		}
+	}
+	if m, err = company.LockMember(ctx, tx, in.ID, in.UserID); err != nil {
 		return nil, err
 	}
-	after, err := company.ChangeMember(ctx, tx, c.who(), before, change)
-	if err != nil {
-		return nil, err
-	}
-	return &memberOutput{memberOf(after)}, nil
+	return &memberOutput{memberOf(m)}, nil
 }
 
-// difference is which roles the member gets, and which they lose.
-func difference(m company.Member, wanted []int64) (give, take []int64) {
+// setRoles gives a member what is wanted and not held, and takes the rest.
+func (c *caller) setRoles(ctx context.Context, tx pgx.Tx, m company.Member, wanted []int64) error {
+	var take, keep []int64 // assignments; roles
 	for _, role := range m.Roles {
-		if !slices.Contains(wanted, role.RoleID) {
-			take = append(take, role.RoleID)
+		switch {
+		case !slices.Contains(wanted, role.RoleID):
+			take = append(take, role.AssignmentID)
+		case !role.Expired:
+			keep = append(keep, role.RoleID)
 		}
 	}
-	for _, id := range wanted {
-		held := slices.ContainsFunc(m.Roles, func(r company.MemberRole) bool { return r.RoleID == id })
-		if !held && !slices.Contains(give, id) {
-			give = append(give, id)
+	give := slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(wanted))), func(id int64) bool { return slices.Contains(keep, id) })
+	if len(give)+len(take) == 0 {
+		return nil
+	}
+	if err := c.requireAlso(ctx, tx, m.CompanyID, access.RoleAssign); err != nil {
+		return err
+	}
+	unassign := func(id int64) error { return c.server.Access.Unassign(ctx, tx, c.giver(), c.who(), id) }
+	for _, role := range m.Roles {
+		if role.Expired && slices.Contains(give, role.RoleID) { // it makes room for the new one
+			if err := unassign(role.AssignmentID); err != nil {
+				return err
+			}
 		}
 	}
-	return give, take
-}
-
-// mayChange tells whether the caller may give and take what a change gives and
-// takes. A membership that is switched off loses its roles, and gets them back
-// when it is switched on.
-func (c *caller) mayChange(ctx context.Context, tx pgx.Tx, before company.Member, change company.Change) error {
-	if len(change.Give)+len(change.Take) > 0 {
-		if err := c.requireAlso(ctx, tx, before.CompanyID, access.RoleAssign); err != nil {
+	for _, role := range give { // before others are taken: the company keeps an owner throughout
+		assignment := access.NewAssignment{MembershipID: m.MembershipID, RoleID: role, Scope: access.ScopeSubtree}
+		if _, err := c.server.Access.Assign(ctx, tx, c.giver(), c.who(), assignment); err != nil {
 			return err
 		}
 	}
-	for _, role := range change.Give {
-		if err := c.server.Access.MayAssign(ctx, tx, c.giver(), before.CompanyID, role, access.ScopeSubtree); err != nil {
-			return ofRoles(err)
-		}
-	}
-	for _, role := range before.Roles {
-		var err error
-		switch taken := slices.Contains(change.Take, role.RoleID); {
-		case taken, before.IsActive && !change.IsActive:
-			err = c.server.Access.MayTake(ctx, tx, c.giver(), before.CompanyID, role.RoleID, access.Scope(role.Scope))
-		case !before.IsActive && change.IsActive:
-			err = c.server.Access.MayAssign(ctx, tx, c.giver(), before.CompanyID, role.RoleID, access.Scope(role.Scope))
-		}
-		if err != nil {
-			return ofRoles(err)
+	for _, id := range take {
+		if err := unassign(id); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -186,10 +184,14 @@ func (s *server) removeMember(ctx context.Context, tx pgx.Tx, c *caller, in *Mem
 	if err != nil {
 		return nil, err
 	}
-	for _, role := range gone.Roles {
-		if err := c.server.Access.MayTake(ctx, tx, c.giver(), in.ID, role.RoleID, access.Scope(role.Scope)); err != nil {
-			return nil, err
-		}
+	return nil, c.endMembership(ctx, tx, gone.MembershipID, gone.UserID)
+}
+
+// endMembership ends a membership with its roles. If it was the user's primary
+// company, another takes its place.
+func (c *caller) endMembership(ctx context.Context, tx pgx.Tx, id, userID int64) error {
+	if err := c.server.Access.DeleteMembership(ctx, tx, c.giver(), c.who(), id); err != nil {
+		return err
 	}
-	return nil, company.RemoveMember(ctx, tx, c.who(), gone)
+	return company.ChoosePrimary(ctx, tx, userID)
 }

@@ -94,6 +94,13 @@ func TestMemberIsChanged(t *testing.T) {
 	}
 	expect(t, "somebody who is no member", patch(n.person(t, n.A, "stranger").id, object{"is_active": false}, owner), 404)
 
+	exec(t, n.A, "UPDATE public.user_company_roles SET expires_at = now() - interval '1 minute' WHERE role_id = $1 AND user_company_id = (SELECT id FROM public.user_companies WHERE user_id = $2 AND company_id = $3)", managers, ada.id, home)
+	expect(t, "nothing is held any more", n.ask(t, http.MethodPatch, host, companyPath(home), object{"description": "x"}, bearer(ada.token)), 403)
+	expect(t, "what has expired is given again", patch(ada.id, object{"roles": []int64{managers}}, admin.token), 200)
+	expect(t, "and is held", n.ask(t, http.MethodPatch, host, companyPath(home), object{"description": "x"}, bearer(ada.token)), 200)
+	denies := roleOf(t, n.A, home, "denies", "-company.read")
+	expect(t, "an admin denies an owner nothing", patch(n.A.OwnerID, object{"roles": []int64{owners, denies}}, admin.token), 403)
+
 	expect(t, "off", patch(ada.id, object{"is_active": false}, admin.token), 200)
 	expect(t, "and so nothing is left", n.ask(t, http.MethodGet, host, companyPath(home), nil, bearer(ada.token)), 404)
 	expect(t, "on", patch(ada.id, object{"is_active": true}, admin.token), 200)
@@ -107,8 +114,9 @@ func TestMemberIsChanged(t *testing.T) {
 	if events != "owner_added "+itoa(ada.id)+",owner_removed "+itoa(n.A.OwnerID) {
 		t.Errorf("the security log holds %q", events)
 	}
-	if records := value[int64](t, n.A, "SELECT count(*) FROM ledger.activity_logs WHERE entity_type = 'member' AND action = 'UPDATE'"); records != 6 {
-		t.Errorf("%d changes are recorded", records)
+	records := value[string](t, n.A, "SELECT string_agg(entity_type || ' ' || action, ',' ORDER BY id) FROM ledger.activity_logs WHERE entity_type LIKE 'user_company%'")
+	if records != "user_company_role CREATE,user_company_role DELETE,user_company_role DELETE,user_company_role CREATE,user_company UPDATE,user_company UPDATE,user_company_role CREATE,user_company_role DELETE,user_company_role DELETE" {
+		t.Errorf("the audit holds %s", records)
 	}
 	if b := value[int64](t, n.B, "SELECT count(*) FROM public.user_company_roles"); b != 1 {
 		t.Errorf("tenant B has %d assignments", b)
@@ -135,7 +143,7 @@ func TestMemberIsRemoved(t *testing.T) {
 	if primary := value[int64](t, n.A, "SELECT company_id FROM public.user_companies WHERE user_id = $1 AND is_primary_company", ada.id); primary != own {
 		t.Errorf("the primary company is %d, not %d", primary, own)
 	}
-	if kept := value[string](t, n.A, "SELECT old_values->>'user' FROM ledger.activity_logs WHERE entity_type = 'member' AND action = 'DELETE'"); kept != itoa(ada.id) {
+	if kept := value[string](t, n.A, "SELECT old_values->>'user' FROM ledger.activity_logs WHERE entity_type = 'user_company' AND action = 'DELETE'"); kept != itoa(ada.id) {
 		t.Errorf("the audit keeps %q", kept)
 	}
 	foreign, _ := n.login(t, n.B)

@@ -129,5 +129,5 @@ func (s *server) deleteUserCompany(ctx context.Context, tx pgx.Tx, c *caller, in
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.Access.DeleteMembership(ctx, tx, c.giver(), c.who(), m.ID)
+	return nil, c.endMembership(ctx, tx, m.ID, m.UserID)
 }

@@ -402,13 +402,10 @@ func (s *Service) Accept(ctx context.Context, tx pgx.Tx, guest Guest, token stri
 	if !state.Active {
 		return Invitation{}, company.Deactivated()
 	}
-	if err := s.vouched(ctx, tx, guest.Subject, found, state.InviterThere); err != nil {
+	if err := s.join(ctx, tx, guest, found, state.InviterThere); err != nil {
 		return Invitation{}, err
 	}
 	if err := s.queries.Accept(ctx, tx, dbsqlc.AcceptParams{ID: found.ID, AcceptedBy: guest.UserID}); err != nil {
-		return Invitation{}, err
-	}
-	if _, err := company.Join(ctx, tx, guest.Who, guest.UserID, found.CompanyID, found.RoleID, found.Scope); err != nil {
 		return Invitation{}, err
 	}
 	after, err := s.Get(ctx, tx, found.ID)
@@ -418,12 +415,13 @@ func (s *Service) Accept(ctx context.Context, tx pgx.Tx, guest Guest, token stri
 	return after, invitations.Updated(ctx, tx, guest.Who, &after.CompanyID, after.ID, found.record(""), after.record(""))
 }
 
-// vouched tells whether the one who invited could do so today.
-func (s *Service) vouched(ctx context.Context, tx pgx.Tx, subject access.Subject, i Invitation, there bool) error {
+// join makes the guest a member, if the one who invited could do so today.
+func (s *Service) join(ctx context.Context, tx pgx.Tx, guest Guest, i Invitation, inviterThere bool) error {
 	gone := fault.Conflict("Whoever invited you may not do so any more. Ask for a new invitation.").Code("invitation_void")
-	if i.InvitedBy == nil || !there {
+	if i.InvitedBy == nil || !inviterThere {
 		return gone
 	}
+	subject := guest.Subject
 	subject.UserID = *i.InvitedBy
 	standing, err := s.Access.Standing(ctx, tx, subject, i.CompanyID)
 	if err != nil {
@@ -432,7 +430,8 @@ func (s *Service) vouched(ctx context.Context, tx pgx.Tx, subject access.Subject
 	if !standing.Visible || !standing.Allows(access.InvitationCreate) {
 		return gone
 	}
-	err = s.Access.MayAssign(ctx, tx, access.Giver{Subject: subject, Allows: access.Standing.Allows}, i.CompanyID, i.RoleID, access.Scope(i.Scope))
+	inviter := access.Giver{Subject: subject, Allows: access.Standing.Allows}
+	err = s.Access.Join(ctx, tx, inviter, guest.Who, guest.UserID, i.CompanyID, i.RoleID, access.Scope(i.Scope))
 	if _, refused := errors.AsType[*fault.Error](err); refused {
 		return gone.Because(err)
 	}

@@ -452,6 +452,32 @@ func (q *Queries) LockMembership(ctx context.Context, db DBTX, id int64) (UserCo
 	return i, err
 }
 
+const lockMembershipOf = `-- name: LockMembershipOf :one
+SELECT m.id, m.user_id, m.company_id, m.is_active, m.is_primary_company, m.joined_at, m.created_at, m.updated_at
+FROM public.user_companies m WHERE m.user_id = $1 AND m.company_id = $2 FOR UPDATE
+`
+
+type LockMembershipOfParams struct {
+	UserID    int64
+	CompanyID int64
+}
+
+func (q *Queries) LockMembershipOf(ctx context.Context, db DBTX, arg LockMembershipOfParams) (UserCompany, error) {
+	row := db.QueryRow(ctx, lockMembershipOf, arg.UserID, arg.CompanyID)
+	var i UserCompany
+	err := row.Scan(
+		&i.ID,
+		&i.UserID,
+		&i.CompanyID,
+		&i.IsActive,
+		&i.IsPrimaryCompany,
+		&i.JoinedAt,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+	)
+	return i, err
+}
+
 const lockUser = `-- name: LockUser :exec
 SELECT FROM public.users u WHERE u.id = $1 FOR NO KEY UPDATE
 `
@@ -463,7 +489,8 @@ func (q *Queries) LockUser(ctx context.Context, db DBTX, id int64) error {
 }
 
 const rolesOfMembership = `-- name: RolesOfMembership :many
-SELECT a.id, a.role_id, a.scope FROM public.user_company_roles a JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
+SELECT a.id, a.role_id, a.scope, (r.role = 'owner' AND r.is_system_role AND r.company_id IS NULL)::boolean AS owner
+FROM public.user_company_roles a JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
 WHERE a.user_company_id = $1 ORDER BY a.id FOR UPDATE OF a
 `
 
@@ -471,6 +498,7 @@ type RolesOfMembershipRow struct {
 	ID     int64
 	RoleID int64
 	Scope  string
+	Owner  bool
 }
 
 func (q *Queries) RolesOfMembership(ctx context.Context, db DBTX, membershipID int64) ([]RolesOfMembershipRow, error) {
@@ -482,7 +510,12 @@ func (q *Queries) RolesOfMembership(ctx context.Context, db DBTX, membershipID i
 	items := []RolesOfMembershipRow{}
 	for rows.Next() {
 		var i RolesOfMembershipRow
-		if err := rows.Scan(&i.ID, &i.RoleID, &i.Scope); err != nil {
+		if err := rows.Scan(
+			&i.ID,
+			&i.RoleID,
+			&i.Scope,
+			&i.Owner,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

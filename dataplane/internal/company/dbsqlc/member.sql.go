@@ -10,25 +10,6 @@ import (
 	"time"
 )
 
-const addMember = `-- name: AddMember :one
-INSERT INTO public.user_companies (user_id, company_id, is_primary_company)
-VALUES ($1, $2,
-        NOT EXISTS (SELECT FROM public.user_companies o WHERE o.user_id = $1 AND o.is_primary_company))
-RETURNING id
-`
-
-type AddMemberParams struct {
-	UserID    int64
-	CompanyID int64
-}
-
-func (q *Queries) AddMember(ctx context.Context, db DBTX, arg AddMemberParams) (int64, error) {
-	row := db.QueryRow(ctx, addMember, arg.UserID, arg.CompanyID)
-	var id int64
-	err := row.Scan(&id)
-	return id, err
-}
-
 const countMembers = `-- name: CountMembers :one
 SELECT count(*) FROM public.user_companies m
 JOIN public.users u ON u.id = m.user_id AND u.deleted_at IS NULL
@@ -48,25 +29,6 @@ func (q *Queries) CountMembers(ctx context.Context, db DBTX, arg CountMembersPar
 	var count int64
 	err := row.Scan(&count)
 	return count, err
-}
-
-const giveRole = `-- name: GiveRole :exec
-INSERT INTO public.user_company_roles (user_company_id, role_id, scope) VALUES ($1, $2, $3)
-ON CONFLICT ON CONSTRAINT user_company_roles_role_key DO UPDATE
-SET scope = CASE WHEN EXCLUDED.scope = 'subtree' THEN 'subtree' ELSE user_company_roles.scope END, expires_at = NULL, updated_at = now()
-`
-
-type GiveRoleParams struct {
-	MembershipID int64
-	RoleID       int64
-	Scope        string
-}
-
-// For good, also where it was held for a time; and to the subtree, where either
-// said so.
-func (q *Queries) GiveRole(ctx context.Context, db DBTX, arg GiveRoleParams) error {
-	_, err := db.Exec(ctx, giveRole, arg.MembershipID, arg.RoleID, arg.Scope)
-	return err
 }
 
 const listMembers = `-- name: ListMembers :many
@@ -194,7 +156,7 @@ func (q *Queries) LockMember(ctx context.Context, db DBTX, arg LockMemberParams)
 
 const memberRoles = `-- name: MemberRoles :many
 SELECT a.id AS assignment_id, a.user_company_id, r.id AS role_id, r.role, a.scope, a.expires_at, a.assigned_at,
-       (r.role = 'owner' AND r.is_system_role AND r.company_id IS NULL)::boolean AS owner
+       COALESCE(a.expires_at <= now(), false)::boolean AS expired
 FROM public.user_company_roles a
 JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
 WHERE a.user_company_id = ANY($1::bigint[])
@@ -209,7 +171,7 @@ type MemberRolesRow struct {
 	Scope         string
 	ExpiresAt     *time.Time
 	AssignedAt    time.Time
-	Owner         bool
+	Expired       bool
 }
 
 func (q *Queries) MemberRoles(ctx context.Context, db DBTX, membershipIds []int64) ([]MemberRolesRow, error) {
@@ -229,7 +191,7 @@ func (q *Queries) MemberRoles(ctx context.Context, db DBTX, membershipIds []int6
 			&i.Scope,
 			&i.ExpiresAt,
 			&i.AssignedAt,
-			&i.Owner,
+			&i.Expired,
 		); err != nil {
 			return nil, err
 		}
@@ -239,50 +201,4 @@ func (q *Queries) MemberRoles(ctx context.Context, db DBTX, membershipIds []int6
 		return nil, err
 	}
 	return items, nil
-}
-
-const removeMember = `-- name: RemoveMember :exec
-DELETE FROM public.user_companies m WHERE m.id = $1
-`
-
-func (q *Queries) RemoveMember(ctx context.Context, db DBTX, id int64) error {
-	_, err := db.Exec(ctx, removeMember, id)
-	return err
-}
-
-const setMemberActive = `-- name: SetMemberActive :exec
-UPDATE public.user_companies m SET is_active = $1, updated_at = now() WHERE m.id = $2
-`
-
-type SetMemberActiveParams struct {
-	IsActive bool
-	ID       int64
-}
-
-func (q *Queries) SetMemberActive(ctx context.Context, db DBTX, arg SetMemberActiveParams) error {
-	_, err := db.Exec(ctx, setMemberActive, arg.IsActive, arg.ID)
-	return err
-}
-
-const takeAllRoles = `-- name: TakeAllRoles :exec
-DELETE FROM public.user_company_roles a WHERE a.user_company_id = $1
-`
-
-func (q *Queries) TakeAllRoles(ctx context.Context, db DBTX, membershipID int64) error {
-	_, err := db.Exec(ctx, takeAllRoles, membershipID)
-	return err
-}
-
-const takeRoles = `-- name: TakeRoles :exec
-DELETE FROM public.user_company_roles a WHERE a.user_company_id = $1 AND a.role_id = ANY($2::bigint[])
-`
-
-type TakeRolesParams struct {
-	MembershipID int64
-	RoleIds      []int64
-}
-
-func (q *Queries) TakeRoles(ctx context.Context, db DBTX, arg TakeRolesParams) error {
-	_, err := db.Exec(ctx, takeRoles, arg.MembershipID, arg.RoleIds)
-	return err
 }
