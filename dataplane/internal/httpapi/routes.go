@@ -58,7 +58,7 @@ func (s *server) accountRoutes(api huma.API) {
 	read(s, api, op(get, "/account/session-tests", "session-test-alias", "The same as /account/session-test", ok).own(), s.sessionTest)
 	read(s, api, op(get, "/account/login-activity", "login-activity", "When and from where one has signed in, or somebody tried", ok).own(), s.loginActivity)
 	act(s, api, op(post, "/account/email/verify", "verify-email", "Verify one's email address by a code", ok).own(), s.verifyEmail)
-	act(s, api, op(post, "/account/phone/verify", "verify-phone", "Verify one's phone number by a code", ok).own(), s.verifyPhone)
+	act(s, api, op(post, "/account/phone/verify", "verify-phone", "Verify one's phone number by a code", ok).own().evenWithoutSecondFactor(), s.verifyPhone)
 	s.userRoutes(api)
 }
 

@@ -197,7 +197,7 @@ func (s *server) requireForUser(ctx context.Context, db pg.Querier, c *caller, u
 		if mine.Visible && c.allows(mine, p) {
 			held++
 		}
-		if toChange && userID != c.ID {
+		if toChange && (userID != c.ID || c.Key != nil) { // a key may do less than its maker
 			theirs := c.subject()
 			theirs.UserID = userID
 			standing, err := s.Access.Standing(ctx, db, theirs, company)

@@ -278,6 +278,10 @@ func TestUsersAreChangedByThoseWhoMay(t *testing.T) {
 	homeAdmin, _ := n.member(t, n.A, "home@example.com", "admin", n.A.CompanyID)
 	expect(t, "the owner, by an admin at home", change(homeAdmin, n.A.OwnerID, object{"email": "mine@example.com"}), 403, "user_above")
 	expect(t, "somebody below, by an admin at home", change(homeAdmin, bothID, object{"full_name": "Bob"}), 200)
+	key, _ := n.newKey(t, owner, object{"name": "Sync", "permissions": []string{"user.read", "user.edit", "company.read", "member.read", "organization.read"}})
+	expect(t, "somebody below, by a key", change(key, bothID, object{"full_name": "Bot"}), 200)
+	expect(t, "its maker, by a key", change(key, n.A.OwnerID, object{"email": "mine@example.com"}), 403, "user_above")
+	expect(t, "an admin, by a key", change(key, adminID, object{"email": "mine@example.com"}), 403, "user_above")
 	row := value[string](t, n.A, "SELECT user_display || ' ' || (old_values->>'full_name') || ' ' || (new_values->>'full_name') FROM ledger.activity_logs WHERE entity_type = 'user' AND entity_id = $1 AND company_id = $2 AND action = 'UPDATE'", employeeID, north)
 	if !strings.HasSuffix(row, " Emma") {
 		t.Errorf("the audit says %s", row)
