@@ -78,6 +78,7 @@ func (s *Stack) up(ctx context.Context) error {
 		s.serveControl,
 		s.ensureOperator,
 		s.ensureServers,
+		s.ensureLimits,
 		s.ensureTenants,
 		func(context.Context) error { return s.writeDemo() },
 	}

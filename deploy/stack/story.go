@@ -130,6 +130,23 @@ func (s *Stack) ensureServers(ctx context.Context) error {
 	return nil
 }
 
+// ensureLimits raises what one address may do: here everybody has the same one.
+// What is counted by account or number stays as it is.
+func (s *Stack) ensureLimits(ctx context.Context) error {
+	api, err := s.OperatorAPI(ctx)
+	if err != nil {
+		return err
+	}
+	const plenty = 100_000
+	limits := map[string]int{
+		"anonymous_per_address": plenty, "login_per_address": plenty, "otp_send_per_address": plenty, "reset_mail_per_address": plenty,
+	}
+	if err := api.Want(ctx, http.StatusOK, http.MethodPatch, "/v1/plans/standard", map[string]any{"limits": limits}, nil); err != nil {
+		return fmt.Errorf("raise the limits of addresses: %w", err)
+	}
+	return nil
+}
+
 // ensureTenants signs the demo tenants up unless an earlier run did.
 func (s *Stack) ensureTenants(ctx context.Context) error {
 	if s.options.NoTenants {

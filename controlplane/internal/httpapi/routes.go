@@ -50,6 +50,7 @@ func (a *api) routes() {
 	op(a, remove, "/v1/domains/{id}", needs(operator.DomainEdit), nothing, "remove-domain", "Release a hostname", a.removeDomain)
 
 	op(a, get, "/v1/plans", needs(operator.PlanRead), ok, "list-plans", "List plans", a.listPlans)
+	op(a, patch, "/v1/plans/{code}", needs(operator.PlanEdit), ok, "update-plan", "Change the rate limits of a plan", a.updatePlan)
 	op(a, get, "/v1/servers", needs(operator.ServerRead), ok, "list-servers", "List Postgres servers", a.listServers)
 	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
 

@@ -65,8 +65,11 @@ type Plan struct {
 	MaxConnections     int32     `json:"max_connections" doc:"Connections one tenant may hold, over all nodes."`
 	StatementTimeoutMS int32     `json:"statement_timeout_ms"`
 	TrialDays          int32     `json:"trial_days"`
-	CreatedAt          time.Time `json:"created_at"`
-	UpdatedAt          time.Time `json:"updated_at"`
+
+	Limits map[string]int `json:"limits" doc:"How often something may be done, where it differs from the defaults. See update-plan for the names."`
+
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
 }
 
 func (a *api) listPlans(ctx context.Context, _ *struct{}) (*body[List[Plan]], error) {
@@ -79,6 +82,21 @@ func (a *api) listPlans(ctx context.Context, _ *struct{}) (*body[List[Plan]], er
 		items = append(items, Plan(p))
 	}
 	return listed(items, ""), nil
+}
+
+type updatePlanInput struct {
+	Code string `path:"code" maxLength:"100"`
+	Body struct {
+		Limits map[string]*int `json:"limits" doc:"Counts by the names of limits, in the period that each has; what is absent stays, and null takes the default back. A name that is unknown is refused with the list of those that are."`
+	}
+}
+
+func (a *api) updatePlan(ctx context.Context, in *updatePlanInput) (*body[Plan], error) {
+	p, err := a.Tenants.ChangeLimits(ctx, actorOf(ctx), in.Code, in.Body.Limits)
+	if err != nil {
+		return nil, err
+	}
+	return &body[Plan]{Plan(p)}, nil
 }
 
 func (a *api) reconcile(ctx context.Context, _ *struct{}) (*body[reconcile.Report], error) {

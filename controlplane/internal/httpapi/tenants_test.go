@@ -71,3 +71,36 @@ func TestSettingsReachTheRoute(t *testing.T) {
 		t.Errorf("named %v", bad.fields())
 	}
 }
+
+// The limits of a plan reach the routes of its tenants.
+func TestLimitsOfAPlanReachTheRoutes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token := w.operator(t, operator.RoleOperator)
+	first, second := w.active(t, "acme"), w.active(t, "globex")
+	before := w.routeVersion(t, first)
+	w.want(t, 403, w.operator(t, operator.RoleSupport), "PATCH", "/v1/plans/standard", map[string]any{"limits": map[string]any{}})
+	w.want(t, 404, token, "PATCH", "/v1/plans/none", map[string]any{"limits": map[string]any{}})
+	a := w.want(t, 200, token, "PATCH", "/v1/plans/standard", map[string]any{"limits": map[string]any{"login_per_address": 600, "login_per_identifier": 7}})
+	if a.field("limits.login_per_address") != 600.0 || a.text("code") != "standard" {
+		t.Errorf("unexpected answer: %s", a.raw)
+	}
+	for _, id := range []string{first, second} {
+		if got := one[string](t, w, "SELECT settings ->> 'limits' FROM node.routes_v1 WHERE tenant_id = $1 AND version > $2", id, before); got != `{"login_per_address": 600, "login_per_identifier": 7}` {
+			t.Errorf("the route carries %s", got)
+		}
+	}
+	w.want(t, 200, token, "PATCH", "/v1/plans/standard", map[string]any{"limits": map[string]any{"login_per_identifier": nil}})
+	if list := w.want(t, 200, token, "GET", "/v1/plans", nil); !strings.Contains(list.raw, `"limits":{"login_per_address":600}`) {
+		t.Errorf("the plans are %s", list.raw)
+	}
+	for name, count := range map[string]int{"login_per_moon": 5, "login_per_address": 0} {
+		a := w.want(t, 422, token, "PATCH", "/v1/plans/standard", map[string]any{"limits": map[string]any{name: count}})
+		if strings.Contains(a.raw, "moon") || name == "login_per_moon" && !strings.Contains(a.raw, "otp_send_per_number") {
+			t.Errorf("the refusal is %s", a.raw)
+		}
+	}
+	if got := one[string](t, w, "SELECT settings::text FROM control.tenants WHERE id = $1", first); strings.Contains(got, "limits") {
+		t.Errorf("the tenant's own settings are %s", got)
+	}
+}

@@ -30,6 +30,7 @@ const (
 	ServerRead    Permission = "server.read"
 	ServerEdit    Permission = "server.edit"
 	PlanRead      Permission = "plan.read"
+	PlanEdit      Permission = "plan.edit"
 	SignupRead    Permission = "signup.read"
 	OperationRead Permission = "operation.read"
 	FleetInspect  Permission = "fleet.inspect"
@@ -43,7 +44,7 @@ var (
 		TenantRead, DomainRead, ServerRead, PlanRead, SignupRead, OperationRead, FleetInspect,
 	}
 	running = []Permission{
-		TenantCreate, TenantEdit, TenantSuspend, DomainEdit, ServerEdit, JobManage, AuditRead,
+		TenantCreate, TenantEdit, TenantSuspend, DomainEdit, ServerEdit, PlanEdit, JobManage, AuditRead,
 	}
 	granted = map[Role][]Permission{
 		RoleOwner:    slices.Concat(reading, running, []Permission{OperatorRead}),

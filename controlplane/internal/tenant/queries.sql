@@ -3,7 +3,9 @@ INSERT INTO control.tenants (id, slug, name, status, plan_id)
 VALUES (@id, @slug, @name, 'provisioning', @plan_id);
 
 -- name: PlanByCode :one
-SELECT id, code, name FROM control.plans WHERE code = @code;
+-- Locked, so that a tenant that comes to the plan and a change of the plan see
+-- each other: one of them publishes the tenant's route with what is new.
+SELECT id, code, name FROM control.plans WHERE code = @code FOR SHARE;
 
 -- name: ServerExists :one
 SELECT EXISTS (SELECT FROM control.servers WHERE name = @name)::boolean AS known;
@@ -42,8 +44,19 @@ SELECT EXISTS (SELECT FROM control.routes WHERE tenant_id = @tenant_id AND NOT d
 SELECT EXISTS (SELECT FROM control.tenants WHERE slug = @slug)::boolean AS taken;
 
 -- name: ListPlans :many
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
 FROM control.plans ORDER BY code;
+
+-- name: LockPlan :one
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
+FROM control.plans WHERE code = @code FOR NO KEY UPDATE;
+
+-- name: SetPlanLimits :one
+UPDATE control.plans SET limits = @limits, updated_at = now() WHERE id = @id RETURNING updated_at;
+
+-- name: RoutedTenantsOfPlan :many
+SELECT t.id FROM control.tenants t JOIN control.routes r ON r.tenant_id = t.id AND NOT r.deleted
+WHERE t.plan_id = @plan_id ORDER BY t.id;
 
 -- name: OwnerOfOperation :one
 SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email

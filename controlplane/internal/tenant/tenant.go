@@ -67,18 +67,6 @@ type Tenant struct {
 	UpdatedAt     time.Time
 }
 
-// Plan is what a tenant may use.
-type Plan struct {
-	ID                 uuid.UUID
-	Code               string
-	Name               string
-	MaxConnections     int32
-	StatementTimeoutMS int32
-	TrialDays          int32
-	CreatedAt          time.Time
-	UpdatedAt          time.Time
-}
-
 // Addresses says how tenants are reached.
 type Addresses struct {
 	BaseDomain string
@@ -173,22 +161,6 @@ func (s *Service) Available(ctx context.Context, slug string) (bool, error) {
 func SlugTaken() *fault.Error {
 	return fault.Conflict("This slug is taken. Choose another one.").Code("slug_taken").
 		OnField("slug", "taken", "This slug is taken.")
-}
-
-// Plans lists the plans.
-func (s *Service) Plans(ctx context.Context) ([]Plan, error) {
-	rows, err := s.q.ListPlans(ctx, s.DB)
-	if err != nil {
-		return nil, fmt.Errorf("list the plans: %w", err)
-	}
-	plans := make([]Plan, 0, len(rows))
-	for _, r := range rows {
-		plans = append(plans, Plan{
-			ID: r.ID, Code: r.Code, Name: r.Name, MaxConnections: r.MaxConnections,
-			StatementTimeoutMS: r.StatementTimeoutMs, TrialDays: r.TrialDays, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
-		})
-	}
-	return plans, nil
 }
 
 // maxName bounds a tenant's name, in bytes.

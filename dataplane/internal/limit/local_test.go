@@ -1,7 +1,10 @@
 package limit
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,8 +84,16 @@ func TestLimitsOfAPlan(t *testing.T) {
 			t.Errorf("%v: %d, want %d", c.limits, got, c.want)
 		}
 	}
+	described, err := os.ReadFile("../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	seen := map[string]bool{}
 	for _, l := range route.Limits() {
+		period := map[time.Duration]string{time.Minute: "a minute", time.Hour: "an hour", 24 * time.Hour: "a day"}[l.Per]
+		if row := fmt.Sprintf("| `%s` | %d %s |", l.Name, l.Count, period); !strings.Contains(string(described), row) {
+			t.Errorf("docs/operations.md does not say %s", row)
+		}
 		if seen[l.Name] || l.Count < 1 || l.Per < time.Minute {
 			t.Errorf("%+v", l)
 		}

@@ -149,6 +149,7 @@ func serveControl(ctx context.Context) error {
 		in := read(r)
 		insert(w, r, pool, "INSERT INTO servers VALUES ($1, $2)", in["name"], in["url"])
 	})
+	mux.HandleFunc("PATCH /v1/plans/standard", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, map[string]any{}) })
 	mux.HandleFunc("POST /v1/signups", func(w http.ResponseWriter, r *http.Request) {
 		in := read(r)
 		mail := fmt.Sprintf("To: %s\r\nSubject: Your code\r\n\r\nYour code:\r\n\r\n%s\r\n", in["email"], code)

@@ -3,3 +3,23 @@
 //   sqlc v1.31.1
 
 package dbsqlc
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+type ControlPlan struct {
+	ID   uuid.UUID
+	Code string
+	Name string
+	// Backends that one tenant may hold, over all nodes.
+	MaxConnections     int32
+	StatementTimeoutMs int32
+	TrialDays          int32
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+	// Counts by name; what is absent is as the nodes have it by default.
+	Limits []byte
+}

@@ -106,30 +106,19 @@ func (q *Queries) IsRouted(ctx context.Context, db DBTX, tenantID uuid.UUID) (bo
 }
 
 const listPlans = `-- name: ListPlans :many
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
 FROM control.plans ORDER BY code
 `
 
-type ListPlansRow struct {
-	ID                 uuid.UUID
-	Code               string
-	Name               string
-	MaxConnections     int32
-	StatementTimeoutMs int32
-	TrialDays          int32
-	CreatedAt          time.Time
-	UpdatedAt          time.Time
-}
-
-func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error) {
+func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ControlPlan, error) {
 	rows, err := db.Query(ctx, listPlans)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ListPlansRow
+	var items []ControlPlan
 	for rows.Next() {
-		var i ListPlansRow
+		var i ControlPlan
 		if err := rows.Scan(
 			&i.ID,
 			&i.Code,
@@ -139,6 +128,7 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error
 			&i.TrialDays,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.Limits,
 		); err != nil {
 			return nil, err
 		}
@@ -148,6 +138,28 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error
 		return nil, err
 	}
 	return items, nil
+}
+
+const lockPlan = `-- name: LockPlan :one
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
+FROM control.plans WHERE code = $1 FOR NO KEY UPDATE
+`
+
+func (q *Queries) LockPlan(ctx context.Context, db DBTX, code string) (ControlPlan, error) {
+	row := db.QueryRow(ctx, lockPlan, code)
+	var i ControlPlan
+	err := row.Scan(
+		&i.ID,
+		&i.Code,
+		&i.Name,
+		&i.MaxConnections,
+		&i.StatementTimeoutMs,
+		&i.TrialDays,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+		&i.Limits,
+	)
+	return i, err
 }
 
 const lockTenant = `-- name: LockTenant :one
@@ -196,7 +208,7 @@ func (q *Queries) OwnerOfOperation(ctx context.Context, db DBTX, operationID uui
 }
 
 const planByCode = `-- name: PlanByCode :one
-SELECT id, code, name FROM control.plans WHERE code = $1
+SELECT id, code, name FROM control.plans WHERE code = $1 FOR SHARE
 `
 
 type PlanByCodeRow struct {
@@ -205,6 +217,8 @@ type PlanByCodeRow struct {
 	Name string
 }
 
+// Locked, so that a tenant that comes to the plan and a change of the plan see
+// each other: one of them publishes the tenant's route with what is new.
 func (q *Queries) PlanByCode(ctx context.Context, db DBTX, code string) (PlanByCodeRow, error) {
 	row := db.QueryRow(ctx, planByCode, code)
 	var i PlanByCodeRow
@@ -223,6 +237,31 @@ func (q *Queries) PublishRoute(ctx context.Context, db DBTX, tenantID uuid.UUID)
 	return version, err
 }
 
+const routedTenantsOfPlan = `-- name: RoutedTenantsOfPlan :many
+SELECT t.id FROM control.tenants t JOIN control.routes r ON r.tenant_id = t.id AND NOT r.deleted
+WHERE t.plan_id = $1 ORDER BY t.id
+`
+
+func (q *Queries) RoutedTenantsOfPlan(ctx context.Context, db DBTX, planID uuid.UUID) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, routedTenantsOfPlan, planID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const serverExists = `-- name: ServerExists :one
 SELECT EXISTS (SELECT FROM control.servers WHERE name = $1)::boolean AS known
 `
@@ -232,6 +271,22 @@ func (q *Queries) ServerExists(ctx context.Context, db DBTX, name string) (bool,
 	var known bool
 	err := row.Scan(&known)
 	return known, err
+}
+
+const setPlanLimits = `-- name: SetPlanLimits :one
+UPDATE control.plans SET limits = $1, updated_at = now() WHERE id = $2 RETURNING updated_at
+`
+
+type SetPlanLimitsParams struct {
+	Limits []byte
+	ID     uuid.UUID
+}
+
+func (q *Queries) SetPlanLimits(ctx context.Context, db DBTX, arg SetPlanLimitsParams) (time.Time, error) {
+	row := db.QueryRow(ctx, setPlanLimits, arg.Limits, arg.ID)
+	var updated_at time.Time
+	err := row.Scan(&updated_at)
+	return updated_at, err
 }
 
 const setStatus = `-- name: SetStatus :exec
