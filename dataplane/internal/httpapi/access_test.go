@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -326,7 +327,7 @@ func TestEffectiveAndExplain(t *testing.T) {
 	hold(t, n.A, top, roleOf(t, n.A, n.A.CompanyID, "no settings", "-company.settings", "-member.read"), "subtree")
 	hold(t, n.A, top, roleOf(t, n.A, n.A.CompanyID, "only here", "audit.read"), "self")
 	hold(t, n.A, low, roleOf(t, n.A, grandchild, "settings", "company.settings", "company.edit"), "self")
-	about := func(path string, company int64, user int64, more string) string {
+	about := func(path string, company, user int64, more string) string {
 		return accessControl + path + "?company=" + itoa(company) + "&user=" + itoa(user) + more
 	}
 
@@ -493,9 +494,7 @@ func TestSec32AccessFieldsThatAreNotTheCallers(t *testing.T) {
 			if field == "is_system_role" {
 				body[field] = true
 			}
-			for k, v := range c.body {
-				body[k] = v
-			}
+			maps.Copy(body, c.body)
 			a := owner.post(path, body)
 			expect(t, path+" with "+field, a, 422)
 			if !strings.Contains(a.raw, `"field":"`+field+`"`) {

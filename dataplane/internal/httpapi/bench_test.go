@@ -356,15 +356,19 @@ func wholeNode(b *testing.B, f *tenanttest.Fixture, node *routing) (http.Handler
 	if err != nil {
 		b.Fatal(err)
 	}
-	handler, err := httpapi.New(httpapi.Options{
-		Log: telemetry.NewLogger(io.Discard, slog.LevelInfo, "dataplane"), Metrics: httpserver.NewMetrics(telemetry.NewRegistry()),
-		Routes: node, Identity: identity.New(tokens, f.Key), Access: access.New(), Sealer: f.Key, Tokens: tokens, Scheme: "https",
-		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) { return node.pools.Lease(ctx, r) },
-	})
+	handler, err := httpapi.New(nodeOptions(f, node, tokens, access.New()))
 	if err != nil {
 		b.Fatal(err)
 	}
 	return handler, tokens
+}
+
+func nodeOptions(f *tenanttest.Fixture, node *routing, tokens *identity.AccessTokens, who *access.Service) httpapi.Options {
+	return httpapi.Options{
+		Log: telemetry.NewLogger(io.Discard, slog.LevelInfo, "dataplane"), Metrics: httpserver.NewMetrics(telemetry.NewRegistry()),
+		Routes: node, Identity: identity.New(tokens, f.Key), Tokens: tokens, Access: who, Sealer: f.Key, Scheme: "https",
+		Lease: func(ctx context.Context, r *route.Route) (httpapi.Lease, error) { return node.pools.Lease(ctx, r) },
+	}
 }
 
 func signIn(b *testing.B, handler http.Handler, tenant tenanttest.Tenant) (access string) {

@@ -3,8 +3,10 @@ package httpapi
 import (
 	"context"
 	"log/slog"
+	"net/http"
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/company"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -22,4 +24,19 @@ func CheckWith(permission access.Permission, own bool) error {
 	}
 	read(s, api, o, func(context.Context, pg.Querier, *caller, *struct{}) (*struct{}, error) { return nil, nil })
 	return s.declared()
+}
+
+// NewWithUnchecked is New with an operation more, at /unchecked/company/{id}:
+// the same read without the question whether it is allowed.
+func NewWithUnchecked(o Options) (http.Handler, error) {
+	s, err := newServer(o)
+	if err != nil {
+		return nil, err
+	}
+	router, api := build(s)
+	read(s, api, op(get, "/unchecked/company/{id}", "unchecked-company", "One company", ok).own(),
+		func(ctx context.Context, db pg.Querier, _ *caller, in *IDPath) (*companyOutput, error) {
+			return companyAnswer(company.Get(ctx, db, in.ID))
+		})
+	return router, s.declared()
 }

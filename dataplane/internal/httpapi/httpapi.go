@@ -94,6 +94,19 @@ type server struct {
 
 // New is the handler of the public listener.
 func New(o Options) (http.Handler, error) {
+	s, err := newServer(o)
+	if err != nil {
+		return nil, err
+	}
+	router, api := build(s)
+	s.undeclared = append(s.undeclared, limitsOfNothing(api.OpenAPI())...)
+	if err := s.declared(); err != nil {
+		return nil, err
+	}
+	return router, nil
+}
+
+func newServer(o Options) (*server, error) {
 	if o.Log == nil || o.Routes == nil || o.Lease == nil || o.Identity == nil || o.Tokens == nil || o.Access == nil || o.Sealer == nil || o.Scheme == "" {
 		return nil, errors.New("the API needs a log, routes, leases, identity and access services, tokens, a sealer and a scheme")
 	}
@@ -105,12 +118,7 @@ func New(o Options) (http.Handler, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	router, api := build(s)
-	s.undeclared = append(s.undeclared, limitsOfNothing(api.OpenAPI())...)
-	if err := s.declared(); err != nil {
-		return nil, err
-	}
-	return router, nil
+	return s, nil
 }
 
 // declared refuses to start with an operation that does not say who may call it.

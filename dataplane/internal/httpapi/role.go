@@ -25,7 +25,7 @@ func roleOf(r access.Role) Role {
 }
 
 type roleOutput struct {
-	ETag string `header:"ETag"`
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
 	Body Role
 }
 

@@ -75,6 +75,36 @@ func Duration(b *testing.B, rounds int, ours, reference func()) {
 	report(b, o, r, ratios)
 }
 
+// Latency lets one client do ours and reference, each of them once in turn, and
+// reports the medians of seconds, and the median of the rounds' ratios.
+func Latency(b *testing.B, rounds, each int, ours, reference func()) {
+	b.Helper()
+	timed := func(f func()) float64 {
+		start := time.Now()
+		f()
+		return time.Since(start).Seconds()
+	}
+	for range each / 4 { // warm both
+		ours()
+		reference()
+	}
+	var o, r, ratios []float64
+	b.ResetTimer()
+	for range rounds {
+		x, y := make([]float64, each), make([]float64, each)
+		for i := range each {
+			if i%2 == 0 {
+				x[i], y[i] = timed(ours), timed(reference)
+			} else {
+				y[i], x[i] = timed(reference), timed(ours)
+			}
+		}
+		o, r, ratios = append(o, Median(x)), append(r, Median(y)), append(ratios, Median(x)/Median(y))
+	}
+	b.StopTimer()
+	report(b, o, r, ratios)
+}
+
 // Against reports a figure beside the limit it has to keep.
 func Against(b *testing.B, ours, limit float64) {
 	b.Helper()
