@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -10,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
+	"github.com/jackc/pgx/v5"
+
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
@@ -125,8 +127,11 @@ func operationsOf(t *testing.T, n *node) []described {
 	var all []described
 	for _, path := range slices.Sorted(maps.Keys(paths)) {
 		methods, _ := paths[path].(map[string]any)
-		for _, method := range slices.Sorted(maps.Keys(methods)) {
-			operation, _ := methods[method].(map[string]any)
+		for _, method := range []string{"post", "put", "patch", "get", "delete"} { // what is deleted was put there before
+			operation, found := methods[method].(map[string]any)
+			if !found {
+				continue
+			}
 			o := described{method: strings.ToUpper(method), path: path}
 			o.id, _ = operation["operationId"].(string)
 			o.permission, _ = operation["x-permission"].(string)
@@ -149,8 +154,10 @@ func operationsOf(t *testing.T, n *node) []described {
 type strangers struct {
 	t          *testing.T
 	n          *node
+	watcher    *pgx.Conn
 	operations []described
 	made       int // for names that are there once
+	zone       int
 
 	owner, outsider, powerless, foreign string // tokens
 }
@@ -158,6 +165,8 @@ type strangers struct {
 func newStrangers(t *testing.T) *strangers {
 	t.Helper()
 	s := &strangers{t: t, n: newNode(t)}
+	s.watcher = testdb.Connect(t, s.n.A.AdminURL)
+	t.Cleanup(func() { _ = s.watcher.Close(context.Background()) })
 	s.operations = operationsOf(t, s.n)
 	s.owner, _ = s.n.login(t, s.n.A)
 	s.foreign, _ = s.n.login(t, s.n.B)
@@ -171,7 +180,7 @@ func newStrangers(t *testing.T) *strangers {
 
 // What a field or a parameter of a name means; each call makes a new one where
 // it has to be new.
-func (s *strangers) meaning(name string) (any, bool) {
+func (s *strangers) meaning(name, operation string) (any, bool) {
 	tenant, company := s.n.A, s.n.A.CompanyID
 	s.made++
 	switch name {
@@ -180,7 +189,14 @@ func (s *strangers) meaning(name string) (any, bool) {
 	case "parent_company", "reports_to", "parent", "manager":
 		return nil, true
 	case "user", "user_id":
-		return s.user(), true
+		user := s.user()
+		if operation != "create-user-company" {
+			member(s.t, tenant, user, company)
+		}
+		return user, true
+	case "timezone": // another one each time, so that there is something to change
+		s.zone = (s.zone + 1) % 2
+		return []string{"Europe/Berlin", "Asia/Tokyo"}[s.zone], true
 	case "user_company":
 		return member(s.t, tenant, s.user(), company), true
 	case "role":
@@ -191,8 +207,8 @@ func (s *strangers) meaning(name string) (any, bool) {
 		return fmt.Sprintf("new-%d@acme.example", s.made), true
 	case "primary_mobile":
 		return fmt.Sprintf("+49151%08d", s.made), true
-	case "expires_at":
-		return time.Now().AddDate(0, 1, 0).UTC().Format(time.RFC3339), true
+	case "expires_at", "until":
+		return time.Now().AddDate(0, 0, 1).UTC().Format(time.RFC3339), true
 	case "permissions":
 		return []string{"company.read"}, true
 	}
@@ -276,7 +292,7 @@ func (s *strangers) body(o described) map[string]any {
 			}
 			continue
 		}
-		switch meant, known := s.meaning(field); {
+		switch meant, known := s.meaning(field, o.id); {
 		case field == "code":
 		case known && meant == nil && !slices.Contains(o.required, field):
 		case known:
@@ -306,7 +322,7 @@ func (s *strangers) pathValue(before, name, operation string) (string, bool) {
 		member(s.t, s.n.A, user, s.n.A.CompanyID)
 		return itoa(user), true
 	case strings.HasSuffix(before, "/roles/") && strings.HasSuffix(operation, "-of-role"):
-		return itoa(roleOf(s.t, s.n.A, s.n.A.CompanyID, fmt.Sprintf("role-%d", s.made), "company.edit", "company.read")), true
+		return itoa(roleOf(s.t, s.n.A, s.n.A.CompanyID, fmt.Sprintf("role-%d", s.made), "company.read")), true
 	}
 	for _, o := range s.operations { // what the collection makes
 		if o.method == http.MethodPost && o.path+"/" == before {
@@ -350,30 +366,23 @@ func (s *strangers) showsNothing(o described, a answer, who string) bool {
 // often they asked is no change.
 func (s *strangers) fingerprint() map[string]string {
 	s.t.Helper()
-	return fingerprint(s.t, s.n.A, "sessions", "refresh_tokens", "rate_limits")
-}
-
-func fingerprint(t *testing.T, tenant tenanttest.Tenant, except ...string) map[string]string {
-	t.Helper()
-	conn := testdb.Connect(t, tenant.AdminURL)
-	defer conn.Close(t.Context())
-	rows, err := conn.Query(t.Context(), `SELECT format('%I.%I', schemaname, tablename), query_to_xml(
+	rows, err := s.watcher.Query(s.t.Context(), `SELECT format('%I.%I', schemaname, tablename), query_to_xml(
 			format('SELECT count(*), COALESCE(sum(hashtext(r::text)::numeric), 0) FROM %I.%I r', schemaname, tablename), false, true, '')::text
-		FROM pg_tables WHERE schemaname IN ('public', 'ledger') AND tablename <> ALL ($1)`, except)
+		FROM pg_tables WHERE schemaname IN ('public', 'ledger') AND tablename <> ALL ($1)`, []string{"sessions", "refresh_tokens", "rate_limits"})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	defer rows.Close()
 	found := map[string]string{}
 	for rows.Next() {
 		var table, sum string
 		if err := rows.Scan(&table, &sum); err != nil {
-			t.Fatal(err)
+			s.t.Fatal(err)
 		}
 		found[table] = sum
 	}
 	if err := rows.Err(); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return found
 }
