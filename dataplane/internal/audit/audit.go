@@ -22,6 +22,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -163,8 +164,16 @@ func (e Entity[T]) record(ctx context.Context, db pg.Querier, who Who, companyID
 	})
 }
 
-// Security writes to the security log. metadata must hold no secret.
+// Security writes to the security log. metadata must hold no secret; who really
+// acted is added to it.
 func Security(ctx context.Context, db pg.Querier, who Who, action string, metadata map[string]any) error {
+	if who.OnBehalf != "" {
+		metadata = maps.Clone(metadata)
+		if metadata == nil {
+			metadata = map[string]any{}
+		}
+		metadata["on_behalf"] = who.OnBehalf
+	}
 	raw, err := encode(metadata)
 	if err != nil {
 		return err

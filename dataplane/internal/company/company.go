@@ -155,13 +155,13 @@ func absent() error {
 }
 
 // List is a page of the companies that the user can see, and how many there
-// are in all.
-func List(ctx context.Context, db pg.Querier, userID int64, limit, offset int32) ([]Summary, int64, error) {
-	count, err := queries.CountVisible(ctx, db, userID)
+// are in all; only of those within, unless that is nil.
+func List(ctx context.Context, db pg.Querier, userID int64, within []int64, limit, offset int32) ([]Summary, int64, error) {
+	count, err := queries.CountVisible(ctx, db, dbsqlc.CountVisibleParams{Within: within, UserID: userID})
 	if err != nil {
 		return nil, 0, err
 	}
-	rows, err := queries.ListVisible(ctx, db, dbsqlc.ListVisibleParams{UserID: userID, MaxRows: limit, SkipRows: offset})
+	rows, err := queries.ListVisible(ctx, db, dbsqlc.ListVisibleParams{Within: within, UserID: userID, MaxRows: limit, SkipRows: offset})
 	if err != nil {
 		return nil, 0, err
 	}

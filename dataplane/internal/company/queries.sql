@@ -86,7 +86,7 @@ WHERE m.id IN (
     ORDER BY o.user_id, o.joined_at, o.id);
 
 -- name: CountVisible :one
-SELECT count(*) FROM public.companies c WHERE c.deleted_at IS NULL AND c.id IN (
+SELECT count(*) FROM public.companies c WHERE c.deleted_at IS NULL AND (sqlc.narg(within)::bigint[] IS NULL OR c.id = ANY (sqlc.narg(within)::bigint[])) AND c.id IN (
     SELECT m.company_id FROM public.user_companies m WHERE m.user_id = @user_id AND m.is_active
     UNION
     SELECT p.descendant_id FROM public.user_companies m
@@ -102,7 +102,7 @@ SELECT c.id, c.name, c.logo, c.status, c.parent_company_id, c.is_parent_company,
        (SELECT bool_and(a.status = 'active') FROM public.company_paths p JOIN public.companies a ON a.id = p.ancestor_id
         WHERE p.descendant_id = c.id)::boolean AS active
 FROM public.companies c
-WHERE c.deleted_at IS NULL AND c.id IN (
+WHERE c.deleted_at IS NULL AND (sqlc.narg(within)::bigint[] IS NULL OR c.id = ANY (sqlc.narg(within)::bigint[])) AND c.id IN (
     SELECT m.company_id FROM public.user_companies m WHERE m.user_id = @user_id AND m.is_active
     UNION
     SELECT p.descendant_id FROM public.user_companies m

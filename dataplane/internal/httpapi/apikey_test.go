@@ -92,7 +92,14 @@ func TestAnAPIKeyWorksInItsCompanyAndBelow(t *testing.T) {
 	if list.status != 200 || list.number("count") != 1 {
 		t.Errorf("the key sees the keys %s", list.raw)
 	}
-	if all := n.get(t, n.A, "/account/api-keys", owner); all.number("count") != 2 {
+	if list := n.get(t, n.A, "/company", key); list.status != 200 || list.number("count") != 2 {
+		t.Errorf("the key sees the companies %s", list.raw)
+	}
+	blind, _ := n.newKey(t, owner, object{"permissions": []string{"apikey.read"}})
+	if list := n.get(t, n.A, "/company", blind); list.status != 200 || list.number("count") != 0 {
+		t.Errorf("a key without company.read sees the companies %s", list.raw)
+	}
+	if all := n.get(t, n.A, "/account/api-keys", owner); all.number("count") != 3 {
 		t.Errorf("the owner sees %s", all.raw)
 	}
 }

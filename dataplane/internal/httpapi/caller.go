@@ -141,6 +141,19 @@ func (c *caller) narrowed(p access.Permission) bool {
 	return true
 }
 
+// sees are the companies outside of which the credential sees none of those
+// that its user sees: where an API key works that may read companies. It is nil
+// for who sees them all.
+func (c *caller) sees(ctx context.Context, db pg.Querier) ([]int64, error) {
+	switch {
+	case c.Key == nil:
+		return nil, nil
+	case !c.narrowed(access.CompanyRead):
+		return []int64{}, nil
+	}
+	return c.server.Identity.KeyCompanies(ctx, db, c.Key)
+}
+
 // admitted refuses operations that are not for the credential, and nearly all
 // where the tenant wants a second factor and the user has none.
 func (c *caller) admitted() error {

@@ -60,8 +60,12 @@ func companyAnswer(c company.Company, err error) (*companyOutput, error) {
 type listCompaniesOutput struct{ Body Page[CompanySummary] }
 
 func (s *server) listCompanies(ctx context.Context, db pg.Querier, c *caller, in *PageInput) (*listCompaniesOutput, error) {
+	within, err := c.sees(ctx, db)
+	if err != nil {
+		return nil, err
+	}
 	limit, offset := in.window()
-	companies, count, err := company.List(ctx, db, c.ID, limit, offset)
+	companies, count, err := company.List(ctx, db, c.ID, within, limit, offset)
 	if err != nil {
 		return nil, err
 	}

@@ -51,8 +51,9 @@ func (o operation) own() operation {
 	return o
 }
 
-// evenMachines lets API keys call an operation that is the caller's own. They
-// are refused otherwise: a key has no password, no sessions and no profile.
+// evenMachines lets API keys, and support, call an operation that is the
+// caller's own. They are refused otherwise: a key has no password, no sessions
+// and no profile.
 func (o operation) evenMachines() operation {
 	o.machines = true
 	return o

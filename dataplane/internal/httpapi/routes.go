@@ -71,7 +71,7 @@ func (s *server) userRoutes(api huma.API) {
 }
 
 func (s *server) companyRoutes(api huma.API) {
-	read(s, api, op(get, "/company", "list-companies", "Companies that one can see", ok).own(), s.listCompanies)
+	read(s, api, op(get, "/company", "list-companies", "Companies that one can see", ok).own().evenMachines(), s.listCompanies)
 	write(s, api, op(post, "/company", "create-company", "Make a company and become its owner", created).own(), s.createCompany)
 	read(s, api, op(get, "/company/{id}", "get-company", "One company", ok).needs(access.CompanyRead), s.getCompany)
 	write(s, api, op(put, "/company/{id}", "replace-company", "Change a company; what is absent stays", ok).needs(access.CompanyEdit).evenDeactivated(), s.replaceCompany)

@@ -124,7 +124,7 @@ var notForSupport = []string{"user", "role", "permission", "member", "invitation
 // accounts, what is a person's own, and changes of who may do what. Where it was
 // let in to look only, it changes nothing.
 func (c *caller) admitSupport() error {
-	if c.op.ofOneself || slices.Contains(c.op.Tags, "auth") || slices.Contains(c.op.Tags, "account") {
+	if (c.op.ofOneself && !c.op.machines) || slices.Contains(c.op.Tags, "auth") || slices.Contains(c.op.Tags, "account") {
 		return fault.Forbidden("Accounts, and what is a person's own, are not for support.").Code("not_for_support")
 	}
 	if safe(c.op.Method) {

@@ -66,18 +66,23 @@ func (q *Queries) ChoosePrimary(ctx context.Context, db DBTX, userIds []int64) e
 }
 
 const countVisible = `-- name: CountVisible :one
-SELECT count(*) FROM public.companies c WHERE c.deleted_at IS NULL AND c.id IN (
-    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $1 AND m.is_active
+SELECT count(*) FROM public.companies c WHERE c.deleted_at IS NULL AND ($1::bigint[] IS NULL OR c.id = ANY ($1::bigint[])) AND c.id IN (
+    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $2 AND m.is_active
     UNION
     SELECT p.descendant_id FROM public.user_companies m
     JOIN public.user_company_roles a ON a.user_company_id = m.id AND a.scope = 'subtree' AND (a.expires_at IS NULL OR a.expires_at > now())
     JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
     JOIN public.company_paths p ON p.ancestor_id = m.company_id
-    WHERE m.user_id = $1 AND m.is_active)
+    WHERE m.user_id = $2 AND m.is_active)
 `
 
-func (q *Queries) CountVisible(ctx context.Context, db DBTX, userID int64) (int64, error) {
-	row := db.QueryRow(ctx, countVisible, userID)
+type CountVisibleParams struct {
+	Within []int64
+	UserID int64
+}
+
+func (q *Queries) CountVisible(ctx context.Context, db DBTX, arg CountVisibleParams) (int64, error) {
+	row := db.QueryRow(ctx, countVisible, arg.Within, arg.UserID)
 	var count int64
 	err := row.Scan(&count)
 	return count, err
@@ -238,19 +243,20 @@ SELECT c.id, c.name, c.logo, c.status, c.parent_company_id, c.is_parent_company,
        (SELECT bool_and(a.status = 'active') FROM public.company_paths p JOIN public.companies a ON a.id = p.ancestor_id
         WHERE p.descendant_id = c.id)::boolean AS active
 FROM public.companies c
-WHERE c.deleted_at IS NULL AND c.id IN (
-    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $1 AND m.is_active
+WHERE c.deleted_at IS NULL AND ($1::bigint[] IS NULL OR c.id = ANY ($1::bigint[])) AND c.id IN (
+    SELECT m.company_id FROM public.user_companies m WHERE m.user_id = $2 AND m.is_active
     UNION
     SELECT p.descendant_id FROM public.user_companies m
     JOIN public.user_company_roles a ON a.user_company_id = m.id AND a.scope = 'subtree' AND (a.expires_at IS NULL OR a.expires_at > now())
     JOIN public.roles r ON r.id = a.role_id AND r.deleted_at IS NULL
     JOIN public.company_paths p ON p.ancestor_id = m.company_id
-    WHERE m.user_id = $1 AND m.is_active)
+    WHERE m.user_id = $2 AND m.is_active)
 ORDER BY c.id
-LIMIT $3 OFFSET $2
+LIMIT $4 OFFSET $3
 `
 
 type ListVisibleParams struct {
+	Within   []int64
 	UserID   int64
 	SkipRows int32
 	MaxRows  int32
@@ -272,7 +278,12 @@ type ListVisibleRow struct {
 // A user sees the companies of which they are a member, and those below where
 // a role of theirs reaches the subtree.
 func (q *Queries) ListVisible(ctx context.Context, db DBTX, arg ListVisibleParams) ([]ListVisibleRow, error) {
-	rows, err := db.Query(ctx, listVisible, arg.UserID, arg.SkipRows, arg.MaxRows)
+	rows, err := db.Query(ctx, listVisible,
+		arg.Within,
+		arg.UserID,
+		arg.SkipRows,
+		arg.MaxRows,
+	)
 	if err != nil {
 		return nil, err
 	}
