@@ -40,6 +40,16 @@ type Settings struct {
 	InviteURL        string   `json:"invite_url"`
 	Locale           string   `json:"locale"`
 	Require2FA       bool     `json:"require_2fa"`
+	Branding         Branding `json:"branding"`
+}
+
+// Branding is how the tenant's mails look; what is empty is taken from its
+// first company, or left out.
+type Branding struct {
+	Name     string `json:"name,omitempty" example:"Acme"`
+	LogoURL  string `json:"logo_url,omitempty" doc:"https." example:"https://acme.example/logo.png"`
+	Color    string `json:"color,omitempty" example:"#1a73e8"`
+	FromName string `json:"from_name,omitempty" doc:"Whom readers see as the sender." example:"Acme support"`
 }
 
 func tenantOf(t tenant.Tenant) Tenant {
@@ -50,7 +60,7 @@ func tenantOf(t tenant.Tenant) Tenant {
 		Settings: Settings{
 			SelfRegistration: t.Settings.AllowsSelfRegistration(), CORSOrigins: t.Settings.CORSOrigins,
 			ResetURL: t.Settings.ResetURL, InviteURL: t.Settings.InviteURL,
-			Locale: t.Settings.Locale, Require2FA: t.Settings.Require2FA,
+			Locale: t.Settings.Locale, Require2FA: t.Settings.Require2FA, Branding: Branding(t.Settings.Branding),
 		},
 	}
 	if out.Settings.CORSOrigins == nil {
@@ -146,6 +156,7 @@ type updateTenantInput struct {
 			InviteURL        *string   `json:"invite_url,omitempty"`
 			Locale           *string   `json:"locale,omitempty"`
 			Require2FA       *bool     `json:"require_2fa,omitempty"`
+			Branding         *Branding `json:"branding,omitempty" doc:"As a whole; an empty one takes it back."`
 		} `json:"settings,omitempty" doc:"Changes what it names; an empty text or list takes a setting back."`
 	}
 }
@@ -159,7 +170,7 @@ func (a *api) updateTenant(ctx context.Context, in *updateTenantInput) (*body[Te
 	if s := in.Body.Settings; s != nil {
 		p.Settings = &tenant.SettingsPatch{
 			SelfRegistration: s.SelfRegistration, CORSOrigins: s.CORSOrigins, ResetURL: s.ResetURL,
-			InviteURL: s.InviteURL, Locale: s.Locale, Require2FA: s.Require2FA,
+			InviteURL: s.InviteURL, Locale: s.Locale, Require2FA: s.Require2FA, Branding: (*route.Branding)(s.Branding),
 		}
 	}
 	return answerTenant(a.Tenants.Update(ctx, actorOf(ctx), t.ID, p))

@@ -70,6 +70,21 @@ func TestSettingsReachTheRoute(t *testing.T) {
 	if !slices.Equal(bad.fields(), want) {
 		t.Errorf("named %v", bad.fields())
 	}
+	branding := map[string]any{"name": "Acme", "logo_url": "https://acme.example/logo.png", "color": "#1A73e8", "from_name": "Acme support"}
+	a = w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{"branding": branding}})
+	if a.text("settings.branding.color") != "#1A73e8" || a.text("settings.branding.from_name") != "Acme support" || a.field("settings.require_2fa") != true {
+		t.Errorf("the branding: %s", a.raw)
+	}
+	bad = w.want(t, 422, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{"branding": map[string]any{
+		"name": "Acme\r\nBcc: x@example.com", "logo_url": "javascript:alert(1)", "color": "red;x:url(//y)", "from_name": "\"Acme\" <x@example.com>",
+	}}})
+	if want := []string{"settings.branding.name", "settings.branding.from_name", "settings.branding.logo_url", "settings.branding.color"}; !slices.Equal(bad.fields(), want) {
+		t.Errorf("named %v", bad.fields())
+	}
+	a = w.want(t, 200, token, "PATCH", "/v1/tenants/acme", map[string]any{"settings": map[string]any{"branding": map[string]any{}}})
+	if a.text("settings.branding.name") != "" {
+		t.Errorf("the branding was not taken back: %s", a.raw)
+	}
 }
 
 // The limits of a plan reach the routes of its tenants.

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
@@ -19,6 +21,7 @@ type SettingsPatch struct {
 	InviteURL        *string
 	Locale           *string
 	Require2FA       *bool
+	Branding         *route.Branding // as a whole
 }
 
 // maxOrigins bounds what every node carries for a tenant.
@@ -56,6 +59,10 @@ func (p SettingsPatch) apply(s route.Settings) (route.Settings, error) {
 		}
 		s.InviteURL = *p.InviteURL
 	}
+	if p.Branding != nil {
+		checkBranding(*p.Branding, note)
+		s.Branding = *p.Branding
+	}
 	if p.CORSOrigins != nil {
 		if len(*p.CORSOrigins) > maxOrigins {
 			note("cors_origins", "length", "At most 20 origins can be allowed.")
@@ -73,6 +80,25 @@ func (p SettingsPatch) apply(s route.Settings) (route.Settings, error) {
 		return s, f
 	}
 	return s, nil
+}
+
+// maxSenderName bounds the names in the headers of mails.
+const maxSenderName = 100
+
+var colorForm = regexp.MustCompile(`^#[0-9a-fA-F]{6}$`)
+
+func checkBranding(b route.Branding, note func(field, code, message string)) {
+	for _, f := range []struct{ field, value string }{{"branding.name", b.Name}, {"branding.from_name", b.FromName}} {
+		if utf8.RuneCountInString(f.value) > maxSenderName || strings.ContainsFunc(f.value, unicode.IsControl) || strings.ContainsAny(f.value, `<>"`) {
+			note(f.field, "name", "This must be one line of at most 100 letters, without < > and quotation marks.")
+		}
+	}
+	if b.LogoURL != "" && !isPageURL(b.LogoURL) {
+		note("branding.logo_url", "uri", "This must be the https address of an image.")
+	}
+	if b.Color != "" && !colorForm.MatchString(b.Color) {
+		note("branding.color", "color", "A color is written as in #1a73e8.")
+	}
 }
 
 // isPageURL takes https, and http on the developer's own machine.

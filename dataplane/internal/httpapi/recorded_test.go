@@ -24,6 +24,8 @@ var unrecorded = []string{
 	"POST /auth/settings_enable-2fa",
 	// Every few minutes for everybody who is signed in; what is odd about one is recorded.
 	"POST /auth/token/refresh",
+	// Somebody has read what they were told; nobody else is concerned.
+	"POST /notifications/mark-read", "POST /audit/notifications/mark-read",
 }
 
 // recording is what the tests of this package have seen of each operation.

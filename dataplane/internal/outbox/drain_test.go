@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -205,4 +206,51 @@ func TestAPanicCostsNoMoreThanItsAttempt(t *testing.T) {
 	untilStatus(t, w.A, "unknown", 1)
 	untilStatus(t, w.A, "sent", 1)
 	untilStatus(t, w.B, "sent", 1)
+}
+
+// What a message says stands nowhere but in the message: neither in a dump,
+// while it waits and afterwards, nor in the logs, sent or refused.
+func TestSec39TheOutboxKeepsNoSecret(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const canary = "canary-7f3a9"
+	reset := outbox.Message{Channel: outbox.Email, To: "a@acme.example", Template: outbox.TemplatePasswordReset, Values: map[string]string{"link": "https://acme.example/reset?token=" + canary, "minutes": "60"}}
+	code := smsTo("+491701234567")
+	code.Values["code"] = canary
+	w.sms.reply = func(context.Context, outbox.Outgoing, int) error {
+		return &outbox.Failure{Outcome: outbox.Dead, Reason: "Twilio answered 400"}
+	}
+	for _, tenant := range []tenanttest.Tenant{w.A, w.B} {
+		w.add(t, tenant, reset, code)
+		absent(t, tenant, canary)
+	}
+	d := w.drainer(t, nil)
+	d.Wake(w.A.ID)
+	d.Wake(w.B.ID)
+	for _, tenant := range []tenanttest.Tenant{w.A, w.B} {
+		untilStatus(t, tenant, "sent", 1)
+		untilStatus(t, tenant, "dead", 1)
+		absent(t, tenant, canary)
+	}
+	d.stop()
+	if sent := w.email.all(); len(sent) != 2 || !strings.Contains(sent[0].Values["link"], canary) {
+		t.Fatalf("sent: %+v", sent)
+	}
+	if log := w.log.String(); !strings.Contains(log, "Twilio answered 400") || strings.Contains(log, canary) || strings.Contains(log, "a@acme.example") || strings.Contains(log, "4917") {
+		t.Errorf("the log: %s", log)
+	}
+}
+
+// absent looks through every row that has to do with messages, as text and as
+// bytes.
+func absent(t *testing.T, tenant tenanttest.Tenant, secret string) {
+	t.Helper()
+	dump := value[string](t, tenant, `SELECT (SELECT string_agg(o::text, '') FROM public.outbox o) ||
+		COALESCE((SELECT string_agg(s::text, '') FROM ledger.security_logs s), '') || COALESCE((SELECT string_agg(a::text, '') FROM ledger.activity_logs a), '')`)
+	if !strings.Contains(dump, "a@acme.example") {
+		t.Fatal("the dump is not what it should be")
+	}
+	if strings.Contains(dump, secret) || strings.Contains(dump, hex.EncodeToString([]byte(secret))) {
+		t.Errorf("a dump of %s shows it: %s", tenant.Route.Slug, dump)
+	}
 }

@@ -134,9 +134,7 @@ func (d *Drainer) Run(ctx context.Context) {
 		case <-d.poke:
 		case <-stopping:
 			stopping = nil
-			grace := time.NewTimer(d.options.Grace)
-			defer grace.Stop()
-			over = grace.C
+			over = time.After(d.options.Grace)
 		case <-over:
 			timer.Stop()
 			giveUp()
@@ -216,7 +214,7 @@ func (d *Drainer) visit(ctx context.Context, tenant uuid.UUID, tidy bool) {
 		delete(d.failures, tenant)
 		d.mu.Unlock()
 	case ctx.Err() == nil:
-		pause := patience{first: 5 * time.Second, atMost: 5 * time.Minute}.pause(int32(min(failures, 16))) //nolint:gosec // at most 16
+		pause := patience{first: 5 * time.Second, atMost: 5 * time.Minute}.pause(int32(min(failures, 16)))
 		d.options.Log.WarnContext(ctx, "the outbox of a tenant cannot be reached", "tenant_id", tenant, "error", err, "again_in", pause.String())
 		d.lookAt(tenant, time.Now().Add(pause))
 	}

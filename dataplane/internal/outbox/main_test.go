@@ -2,6 +2,8 @@ package outbox_test
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/telemetry"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
@@ -65,11 +68,30 @@ type world struct {
 	*tenanttest.Fixture
 
 	email, sms *channel
+	log        *lines
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return &world{Fixture: tenanttest.New(t), email: newChannel(), sms: newChannel()}
+	return &world{Fixture: tenanttest.New(t), email: newChannel(), sms: newChannel(), log: &lines{}}
 }
 
 // drainer is one node's; it runs until stop, or the end of the test.
@@ -88,6 +110,7 @@ func (w *world) drainer(t *testing.T, fleet outbox.Fleet) drainer {
 	w.Table.Subscribe(pools.RouteChanged)
 	d, err := outbox.New(outbox.Options{
 		Routes: w.Table, Key: w.Key, Fleet: fleet, SweepEvery: 20 * time.Millisecond, Grace: 5 * time.Second,
+		Log:     telemetry.NewLogger(w.log, slog.LevelDebug, "test"),
 		Senders: map[outbox.Channel]outbox.Sender{outbox.Email: w.email, outbox.SMS: w.sms},
 		Lease: func(ctx context.Context, r *route.Route) (outbox.Lease, error) {
 			lease, err := pools.Lease(ctx, r)

@@ -22,6 +22,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -84,6 +86,15 @@ var templates = map[Template]kind{
 	TemplateInvitation:    {Email, []string{"link", "company", "inviter", "role", "expires"}},
 	TemplateSecurity:      {Email, []string{"event"}},
 	TemplateNotification:  {Email, []string{"message"}},
+}
+
+// Templates are all of them.
+func Templates() []Template { return slices.Sorted(maps.Keys(templates)) }
+
+// Needs says for which channel a template is, and which values it needs.
+func (t Template) Needs() (Channel, []string) {
+	k := templates[t]
+	return k.channel, slices.Clone(k.values)
 }
 
 // check says what a message lacks. It is a mistake of the program.

@@ -10,6 +10,7 @@ import (
 	"embed"
 	"fmt"
 	htmltemplate "html/template"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -38,6 +39,12 @@ func load() map[string]*template.Template {
 	for _, e := range entries {
 		language := strings.TrimSuffix(e.Name(), ".tmpl")
 		loaded[language] = template.Must(template.New(language).Option("missingkey=error").ParseFS(files, path.Join("texts", e.Name())))
+		for _, t := range outbox.Templates() {
+			channel, _ := t.Needs()
+			if loaded[language].Lookup(string(t)) == nil || (channel == outbox.Email && loaded[language].Lookup(string(t)+".subject") == nil) {
+				panic("the language " + language + " lacks the text " + string(t)) // when the program starts
+			}
+		}
 	}
 	return loaded
 }
@@ -64,9 +71,7 @@ type Letter struct {
 func Write(m outbox.Outgoing) (Letter, error) {
 	language := choose(m.Language, m.Route.Settings.Locale)
 	values := make(map[string]string, len(m.Values)+1)
-	for name, value := range m.Values {
-		values[name] = value
-	}
+	maps.Copy(values, m.Values)
 	values["brand"] = brand(m)
 	var l Letter
 	var err error
@@ -144,12 +149,12 @@ func dress(m outbox.Outgoing, language string, l Letter, values map[string]strin
 	}
 	for text := range strings.SplitSeq(l.Text, "\n\n") {
 		p := paragraph{Text: text}
-		switch {
-		case text == "":
+		switch text {
+		case "":
 			continue
-		case text == values["link"]:
+		case values["link"]:
 			p.Kind = "link"
-		case text == values["code"]:
+		case values["code"]:
 			p.Kind = "code"
 		}
 		data.Paragraphs = append(data.Paragraphs, p)
