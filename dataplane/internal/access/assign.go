@@ -9,6 +9,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/access/dbsqlc"
 	"github.com/ouvira/ouvira/dataplane/internal/audit"
+	"github.com/ouvira/ouvira/dataplane/internal/notification"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -115,6 +116,9 @@ func (s *Service) Assign(ctx context.Context, tx pgx.Tx, by Giver, who audit.Who
 	if err := recordOwner(ctx, tx, who, m, false, m.IsActive && made.Role.Owner()); err != nil {
 		return Assigned{}, err
 	}
+	if err := notification.RoleGiven(ctx, tx, who, m.UserID, m.CompanyID, made.Role.Role); err != nil {
+		return Assigned{}, err
+	}
 	return made, assignments.Created(ctx, tx, who, &m.CompanyID, id, made.snapshot())
 }
 
@@ -192,6 +196,9 @@ func (s *Service) unassign(ctx context.Context, tx pgx.Tx, who audit.Who, a Assi
 		return err
 	}
 	if err := recordOwner(ctx, tx, who, a.Membership, a.Membership.IsActive && a.Role.Owner(), false); err != nil {
+		return err
+	}
+	if err := notification.RoleTaken(ctx, tx, who, a.Membership.UserID, a.Membership.CompanyID, a.Role.Role); err != nil {
 		return err
 	}
 	return assignments.Deleted(ctx, tx, who, &a.Membership.CompanyID, a.ID, a.snapshot())

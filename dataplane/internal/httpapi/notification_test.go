@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/ouvira/ouvira/dataplane/internal/notification"
@@ -107,4 +108,52 @@ func TestTheOutboxIsShownWithoutWhatItSays(t *testing.T) {
 	}
 	employee, _ := n.member(t, n.A, "employee@example.com", "employee", n.A.CompanyID)
 	expect(t, "an employee", n.ask(t, http.MethodGet, hostOf(n.A), "/notifications/outbox", nil, bearer(employee)), http.StatusForbidden)
+}
+
+// told are the user's notifications, the oldest first.
+func told(t *testing.T, tenant tenanttest.Tenant, user int64) []string {
+	t.Helper()
+	return value[[]string](t, tenant, "SELECT COALESCE(array_agg(kind || ': ' || message ORDER BY id), '{}') FROM public.notifications WHERE user_id = $1", user)
+}
+
+func TestWhoIsConcernedIsTold(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	owner, _ := n.login(t, n.A)
+	ada, joe := n.person(t, n.A, "ada"), n.person(t, n.A, "joe")
+	manager, employee := seeded(t, n.A, "manager"), seeded(t, n.A, "employee")
+	home := n.A.CompanyID
+	ask := func(method, path string, body any, token string, status int) answer {
+		t.Helper()
+		a := n.ask(t, method, hostOf(n.A), path, body, bearer(token))
+		expect(t, method+" "+path, a, status)
+		return a
+	}
+	membership := member(t, n.A, ada.id, home)
+	given := ask(http.MethodPost, "/access-control/user-company-roles", object{"user_company": membership, "role": manager}, owner, 201)
+	ask(http.MethodDelete, "/access-control/user-company-roles/"+itoa(given.number("id")), nil, owner, 204)
+	members := companyPath(home) + "/members/" + itoa(ada.id)
+	ask(http.MethodPatch, members, object{"roles": []int64{employee}}, owner, 200)
+	ask(http.MethodPatch, members, object{"roles": []int64{manager}}, owner, 200)
+	want := []string{
+		"access: You were given the role manager in acme Ltd.", "access: You no longer have the role manager in acme Ltd.",
+		"access: You were given the role employee in acme Ltd.",
+		"access: You were given the role manager in acme Ltd.", "access: You no longer have the role employee in acme Ltd.",
+	}
+	if got := told(t, n.A, ada.id); !slices.Equal(got, want) {
+		t.Errorf("ada was told %q", got)
+	}
+	invited := ask(http.MethodPost, companyPath(home)+"/invite", object{"email": joe.email, "role": employee}, owner, 201)
+	ask(http.MethodPost, acceptPath, object{"token": invited.text("token")}, joe.token, 200)
+	if got := told(t, n.A, joe.id); len(got) != 0 {
+		t.Errorf("joe was told of what he did himself: %q", got)
+	}
+	expect(t, "change the password", n.changePassword(t, owner, tenanttest.OwnerPassword, goodPassword), http.StatusOK)
+	name := value[string](t, n.A, "SELECT full_name FROM public.users WHERE id = $1", joe.id)
+	if got := told(t, n.A, n.A.OwnerID); !slices.Equal(got, []string{"invitation: " + name + " has accepted your invitation to acme Ltd.", "security: Your password was changed."}) {
+		t.Errorf("the owner was told %q", got)
+	}
+	if count := value[int64](t, n.B, "SELECT count(*) FROM public.notifications"); count != 0 {
+		t.Errorf("%d notifications at B", count)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
+	"github.com/ouvira/ouvira/dataplane/internal/notification"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
@@ -147,7 +148,10 @@ func (s *Service) replacePassword(ctx context.Context, t Tenant, tx pgx.Tx, r re
 		UserID: &r.ID, KeptSession: r.keep, UserDisplay: user.FullName, Action: actionPasswordSet,
 		Metadata: metadata(), IPAddress: c.ip(), RequestID: c.RequestID,
 	})
-	if err != nil || user.Email == nil {
+	if err != nil {
+		return err
+	}
+	if err := notification.Add(ctx, tx, r.ID, notification.Security, "Your password was changed."); err != nil || user.Email == nil {
 		return err
 	}
 	return t.Outbox.Add(ctx, tx, outbox.Message{Channel: outbox.Email, To: *user.Email, Template: outbox.TemplatePasswordSet, UserID: &r.ID})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/audit"
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
+	"github.com/ouvira/ouvira/dataplane/internal/notification"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -212,13 +213,17 @@ func (s *Service) EndSupport(ctx context.Context, t Tenant, tx pgx.Tx, actor Act
 	return s.tellOwners(ctx, t, tx, actor.FullName+" has ended the access of the platform's support.")
 }
 
-// tellOwners mails all owners that have an address.
+// tellOwners tells all owners in the app, and by mail those that have an
+// address.
 func (s *Service) tellOwners(ctx context.Context, t Tenant, tx pgx.Tx, event string) error {
 	owners, err := s.queries.Owners(ctx, tx)
 	if err != nil {
 		return err
 	}
 	for _, owner := range owners {
+		if err := notification.Add(ctx, tx, owner.ID, notification.Support, event); err != nil {
+			return err
+		}
 		if owner.Email == nil {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
+	"github.com/ouvira/ouvira/dataplane/internal/notification"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
@@ -332,9 +333,12 @@ func (s *Service) factorOf(ctx context.Context, tx pgx.Tx, t Tenant, userID int6
 	return f, nil
 }
 
-// tell writes to the security log and to the user.
+// tell writes to the security log and to the user, in the app and by mail.
 func (s *Service) tell(ctx context.Context, tx pgx.Tx, t Tenant, account dbsqlc.LockForGuessRow, action, method, event string, c Client) error {
-	if err := s.recordFactor(ctx, tx, account, action, method, c); err != nil || account.Email == nil {
+	if err := s.recordFactor(ctx, tx, account, action, method, c); err != nil {
+		return err
+	}
+	if err := notification.Add(ctx, tx, account.ID, notification.Security, event); err != nil || account.Email == nil {
 		return err
 	}
 	return t.Outbox.Add(ctx, tx, outbox.Message{

@@ -32,6 +32,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/company"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/invitation/dbsqlc"
+	"github.com/ouvira/ouvira/dataplane/internal/notification"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -411,6 +412,12 @@ func (s *Service) Accept(ctx context.Context, tx pgx.Tx, guest Guest, token stri
 	after, err := s.Get(ctx, tx, found.ID)
 	if err != nil {
 		return Invitation{}, err
+	}
+	if after.InvitedBy != nil {
+		message := guest.Who.Display + " has accepted your invitation to " + after.Company + "."
+		if err := notification.Add(ctx, tx, *after.InvitedBy, notification.Invitation, message); err != nil {
+			return Invitation{}, err
+		}
 	}
 	return after, invitations.Updated(ctx, tx, guest.Who, &after.CompanyID, after.ID, found.record(""), after.record(""))
 }

@@ -16,3 +16,6 @@ WHERE user_id = @user_id AND id = @id;
 
 -- name: MarkAllRead :exec
 UPDATE public.notifications SET read = true, updated_at = now() WHERE user_id = @user_id AND NOT read;
+
+-- name: CompanyName :one
+SELECT name FROM public.companies WHERE id = @id;

@@ -25,6 +25,17 @@ func (q *Queries) Add(ctx context.Context, db DBTX, arg AddParams) error {
 	return err
 }
 
+const companyName = `-- name: CompanyName :one
+SELECT name FROM public.companies WHERE id = $1
+`
+
+func (q *Queries) CompanyName(ctx context.Context, db DBTX, id int64) (string, error) {
+	row := db.QueryRow(ctx, companyName, id)
+	var name string
+	err := row.Scan(&name)
+	return name, err
+}
+
 const count = `-- name: Count :one
 SELECT count(*) AS total, count(*) FILTER (WHERE NOT read) AS unread FROM public.notifications WHERE user_id = $1
 `
