@@ -176,6 +176,7 @@ func TestSealingWaitsForWriters(t *testing.T) {
 	write(t, a, 1, 0)
 	open, err := a.Begin(t.Context())
 	must(t, err)
+	t.Cleanup(func() { _ = open.Rollback(context.Background()) }) // before the pool is closed
 	write(t, open, 1, 0)
 	write(t, a, 1, 0) // a higher id, committed before the lower
 	if _, err := s.sealer.Seal(t.Context(), of(s.A, a)); pg.Code(err) != pg.CodeLockNotAvailable {
