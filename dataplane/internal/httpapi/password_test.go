@@ -11,6 +11,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/testdb"
 )
 
 func (n *node) changePassword(t *testing.T, access, current, next string) answer {
@@ -136,6 +137,38 @@ func TestLockoutAfterFiveFailuresForHalfAnHour(t *testing.T) {
 	fail(4)
 	n.login(t, n.A)
 	n.login(t, n.B)
+}
+
+// Guesses that are under way when the account is locked do not count for the
+// time after the lock.
+func TestGuessesUnderWayAtTheLockDoNotCount(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	exec(t, n.A, "UPDATE public.users SET failed_logins = 4")
+	conn := testdb.Connect(t, n.A.AdminURL)
+	defer conn.Close(t.Context())
+	gate, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gate.Exec(t.Context(), "SELECT FROM public.users FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	var callers sync.WaitGroup
+	for range 3 {
+		callers.Go(func() {
+			expect(t, "wrong", n.loginAs(t, n.A, n.A.OwnerEmail, "a wrong guess"), 401, "invalid_credentials")
+		})
+	}
+	n.lineUp(t, n.A, 3)
+	if err := gate.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	callers.Wait()
+	state := value[string](t, n.A, "SELECT failed_logins || ' ' || (locked_until > now())::text FROM public.users WHERE id = $1", n.A.OwnerID)
+	if state != "0 true" {
+		t.Errorf("failures and lock: %s", state)
+	}
 }
 
 func (n *node) forgot(t *testing.T, tenant tenanttest.Tenant, body object, edits ...edit) answer {
