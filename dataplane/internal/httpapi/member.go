@@ -126,7 +126,7 @@ func (s *server) patchMember(ctx context.Context, tx pgx.Tx, c *caller, in *patc
 
 // setRoles gives a member what is wanted and not held, and takes the rest.
 func (c *caller) setRoles(ctx context.Context, tx pgx.Tx, m company.Member, wanted []int64) error {
-	var take, keep []int64 // assignments; roles
+	var take, keep []int64 // what is taken by its assignment, what is kept by its role
 	for _, role := range m.Roles {
 		switch {
 		case !slices.Contains(wanted, role.RoleID):
