@@ -161,8 +161,9 @@ func TestSupportNeverGainsPower(t *testing.T) {
 	if by := value[string](t, d.A, "SELECT user_id || ' ' || on_behalf FROM ledger.activity_logs WHERE entity_type = 'company' ORDER BY id DESC LIMIT 1"); by != itoa(d.A.OwnerID)+" helen@ouvira.example" {
 		t.Errorf("recorded as %q", by)
 	}
-	for _, token := range []string{reader, writer} {
-		expect(t, "roles of a member", d.ask(t, http.MethodPatch, hostOf(d.A), home+"/members/"+itoa(member), object{"is_active": false}, bearer(token)), 403)
+	for token, code := range map[string]string{reader: "support_reads_only", writer: "not_for_support"} {
+		expect(t, "switch a member off", d.ask(t, http.MethodPatch, hostOf(d.A), home+"/members/"+itoa(member), object{"is_active": false}, bearer(token)), 403, code)
+		expect(t, "make a role", d.ask(t, http.MethodPost, hostOf(d.A), "/access-control/roles", object{"role": "helpers"}, bearer(token)), 403, code)
 		expect(t, "make a key", d.ask(t, http.MethodPost, hostOf(d.A), "/account/api-keys", object{"name": "k", "permissions": []string{"company.read"}}, bearer(token)), 403, "not_for_support")
 		expect(t, "let itself in", d.allow(t, token, true), 403, "not_for_support")
 		expect(t, "the owner's profile", d.get(t, d.A, "/account/me", token), 403, "not_for_support")
