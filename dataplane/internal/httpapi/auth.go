@@ -62,6 +62,7 @@ type loginOutput struct {
 		Requires2FA bool   `json:"requires_2fa,omitempty" doc:"The password was right, and a code is wanted: send it with session_id to /auth/login-2fa-verify-code." example:"false"`
 		SessionID   string `json:"session_id,omitempty" doc:"Of the second half of the login; good for nothing else." example:"ovc_Zt7pR2vYc9Lk4QmX8sWb1NhJ6dGfA3eUoI5rTqVyKzE"`
 		TwoFAType   string `json:"two_fa_type,omitempty" enum:"totp,sms" doc:"Where the code comes from." example:"totp"`
+		CodeSent    *bool  `json:"code_sent,omitempty" doc:"Of SMS: whether a code is on its way. If not, there were too many for now, and a backup code is left." example:"true"`
 		ExpiresIn   int64  `json:"expires_in,omitempty" doc:"Seconds that are left for the second half." example:"600"`
 	}
 }
@@ -77,6 +78,9 @@ func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*loginOu
 	if half := end.Challenge; half != nil {
 		out.Body.Requires2FA, out.Body.SessionID = true, half.SessionID
 		out.Body.TwoFAType, out.Body.ExpiresIn = half.Method, int64(half.ExpiresIn.Seconds())
+		if half.Method == identity.SMS {
+			out.Body.CodeSent = &half.CodeSent
+		}
 		return &out, nil
 	}
 	tokens, user := sc.tokens(end.Tokens), userOf(end.Profile)

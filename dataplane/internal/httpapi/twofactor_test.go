@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base32"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -198,6 +199,46 @@ func TestSecondFactorBySMS(t *testing.T) {
 	expect(t, "disable", off, 200)
 	expect(t, "ask for a code without the factor", n.post(t, n.A, "/auth/2fa/send-code", nil, bearer(access)), 409, "not_by_sms")
 	n.neverLogged(t, append(codes, code)...)
+}
+
+// Whoever asks too often gets no more codes, and can still use a backup code;
+// sign-ups with the number use nothing up.
+func TestCodesBySMSAreLimited(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	access, _ := n.login(t, n.A)
+	exec(t, n.A, "UPDATE public.users SET primary_mobile = $1 WHERE id = $2", mobile, n.A.OwnerID)
+	n.Table.Change(n.A.ID, func(r *route.Route) {
+		r.Settings.Limits = maps.Clone(r.Settings.Limits)
+		r.Settings.Limits[route.LimitOTPSendPerNumber.Name] = 3
+	})
+	for range 3 {
+		expect(t, "a stranger's sign-up", n.post(t, n.A, "/auth/signup", object{"full_name": "Eve", "primary_mobile": mobile}), 201)
+	}
+	enabled := n.post(t, n.A, "/auth/settings_enable-2fa", object{"method": "sms"}, bearer(access))
+	expect(t, "enable", enabled, 200)
+	expect(t, "confirm", n.post(t, n.A, "/auth/2fa/confirm", object{"code": lastMessage(t, n, n.A, mobile).Values["code"]}, bearer(access)), 200)
+	half := func() answer {
+		return n.post(t, n.A, "/auth/login", object{"identifier": n.A.OwnerEmail, "password": tenanttest.OwnerPassword})
+	}
+	if a := half(); a.at("code_sent") != true {
+		t.Errorf("the second code: %s", a.raw)
+	}
+	expect(t, "the third code", n.post(t, n.A, "/auth/2fa/send-code", nil, bearer(access)), 200)
+	over := n.post(t, n.A, "/auth/2fa/send-code", nil, bearer(access))
+	expect(t, "one more", over, 429, "rate_limited")
+	if over.header.Get("Retry-After") == "" {
+		t.Error("the refusal does not say when to try again")
+	}
+	a := half()
+	if a.at("requires_2fa") != true || a.at("code_sent") != false {
+		t.Errorf("one more at the login: %s", a.raw)
+	}
+	if sent := len(messages(t, n, n.A)); sent != 3+1 { // and the mail about the factor
+		t.Errorf("%d messages, want 4", sent)
+	}
+	backup := object{"session_id": a.text("session_id"), "backup_code": listOf(enabled, "backup_codes")[0]}
+	expect(t, "a backup code", n.post(t, n.A, "/auth/login-2fa-verify-backup", backup), 200)
 }
 
 func TestBackupCodes(t *testing.T) {
@@ -427,7 +468,7 @@ func TestARequiredSecondFactor(t *testing.T) {
 	n := newNode(t)
 	access, _ := n.login(t, n.A)
 	n.Table.Change(n.A.ID, func(r *route.Route) { r.Settings.Require2FA = true })
-	allowed := map[string]bool{"me": true, "profile": true, "logout": true, "enable-2fa": true, "confirm-2fa": true}
+	allowed := map[string]bool{"me": true, "profile": true, "logout": true, "enable-2fa": true, "confirm-2fa": true, "verify-phone": true}
 	document := n.ask(t, http.MethodGet, "any.example", "/openapi.json", nil)
 	paths, _ := document.at("paths").(map[string]any)
 	refused := 0

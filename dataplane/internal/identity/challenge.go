@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
-	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 )
 
@@ -26,7 +25,8 @@ const challengePrefix = "ovc_"
 // Challenge is the first half of a login with two factors.
 type Challenge struct {
 	SessionID string
-	Method    string // TOTP or SMS; a code is on its way then
+	Method    string // TOTP or SMS
+	CodeSent  bool   // by SMS; if not, there were too many and a backup code is left
 	ExpiresIn time.Duration
 }
 
@@ -52,10 +52,14 @@ func (s *Service) challenge(ctx context.Context, t Tenant, who credentials, newH
 		}
 		if f.method == SMS {
 			code := newCode()
-			if params.CodeSealed, err = s.key.Seal([]byte(code), challengeContext(t, out.SessionID)); err != nil {
-				return fmt.Errorf("seal a code: %w", err)
-			}
-			if err := sendSMS(ctx, tx, t, outbox.TemplateLoginCode, f.mobile, code, &who.userID); err != nil {
+			err := s.sendToFactor(ctx, tx, t, f, code)
+			switch {
+			case err == nil:
+				out.CodeSent = true
+				if params.CodeSealed, err = s.key.Seal([]byte(code), challengeContext(t, out.SessionID)); err != nil {
+					return fmt.Errorf("seal a code: %w", err)
+				}
+			case !fault.Is(err, fault.KindRateLimited):
 				return err
 			}
 		}

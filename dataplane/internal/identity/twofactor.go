@@ -11,10 +11,12 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
+	"github.com/ouvira/ouvira/dataplane/internal/limit"
 	"github.com/ouvira/ouvira/dataplane/internal/notification"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
+	"github.com/ouvira/ouvira/shared/route"
 )
 
 // The second factors: an authenticator app, or codes by SMS.
@@ -229,6 +231,24 @@ func (s *Service) sendFactorCode(ctx context.Context, tx pgx.Tx, t Tenant, f fac
 	code := newCode()
 	if err := s.putCode(ctx, tx, t, purposeSecondFactor, f.mobile, code, map[string]string{"user": userKey(f.userID)}); err != nil {
 		return err
+	}
+	return s.sendToFactor(ctx, tx, t, f, code)
+}
+
+// sendToFactor sends a code to the number of a second factor, as often as codes
+// may go to one number. They are counted apart from those of sign-ups, which
+// anyone can ask for: nobody uses up what another needs to sign in.
+//
+// The count is in the transaction, which holds the user's row anyway; what is
+// rolled back has not been sent.
+func (s *Service) sendToFactor(ctx context.Context, tx pgx.Tx, t Tenant, f factor, code string) error {
+	verdict, err := limit.Take(ctx, tx, t.Route.Settings.Limit(route.LimitOTPSendPerNumber), "second-factor/"+f.mobile)
+	if err != nil {
+		return err
+	}
+	if !verdict.Allowed {
+		return fault.RateLimited("Several codes were sent to your phone a short while ago. Use a backup code, or wait for as long as Retry-After says.").
+			Code("rate_limited").RetryAfter(verdict.Wait)
 	}
 	return sendSMS(ctx, tx, t, outbox.TemplateLoginCode, f.mobile, code, &f.userID)
 }
