@@ -1,11 +1,13 @@
 package httpapi_test
 
 import (
+	"crypto/sha256"
 	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/route"
@@ -16,6 +18,14 @@ func byDefault(f *tenanttest.Fixture, changed map[string]int) {
 	for _, tenant := range []*tenanttest.Tenant{&f.A, &f.B} {
 		tenant.Route = f.Table.Change(tenant.ID, func(r *route.Route) { r.Settings.Limits = changed })
 	}
+}
+
+// taken says that so many logins of the identifier have just been tried: a
+// test that is slow must not be given some back.
+func taken(t *testing.T, tenant tenanttest.Tenant, identifier string, count int) {
+	t.Helper()
+	key := sha256.Sum256([]byte(route.LimitLoginPerIdentifier.Name + "\x00" + identifier))
+	exec(t, tenant, "UPDATE public.rate_limits SET full_at = now() + $2 * interval '12 s' WHERE key = $1", key[:], count)
 }
 
 func (n *node) tryLogin(t *testing.T, tenant tenanttest.Tenant, identifier string, edits ...edit) answer {
@@ -32,12 +42,14 @@ func TestLoginsAreCountedOverAllNodes(t *testing.T) {
 	for i, identifier := range []string{"ada@example.com", "ADA@example.com", " ada@example.com ", "Ada@Example.Com", "ada@example.com"} {
 		n := []*node{first, second}[i%2]
 		a := n.tryLogin(t, n.A, identifier)
+		taken(t, n.A, "ada@example.com", i+1)
 		expect(t, "within the limit", a, 401, "invalid_credentials")
 		if a.header.Get("RateLimit-Limit") != "5" || a.header.Get("RateLimit-Remaining") != strconv.Itoa(4-i) || a.header.Get("RateLimit-Policy") != "5;w=60" {
 			t.Errorf("attempt %d has the headers %v", i+1, a.header)
 		}
 	}
 	for _, n := range []*node{first, second} {
+		taken(t, n.A, "ada@example.com", 5)
 		a := n.tryLogin(t, n.A, "ada@example.com")
 		expect(t, "the sixth", a, 429, "rate_limited")
 		if wait, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || wait < 1 || wait > 12 || a.header.Get("RateLimit-Remaining") != "0" {
@@ -47,7 +59,7 @@ func TestLoginsAreCountedOverAllNodes(t *testing.T) {
 		expect(t, "the same one at B", n.tryLogin(t, n.B, "ada@example.com"), 401)
 	}
 	// A fifth of the minute gives one back.
-	exec(t, first.A, "UPDATE public.rate_limits SET full_at = full_at - interval '12 s'")
+	taken(t, first.A, "ada@example.com", 4)
 	expect(t, "one more", second.tryLogin(t, second.A, "ada@example.com"), 401)
 	expect(t, "and no other", first.tryLogin(t, first.A, "ada@example.com"), 429)
 }
@@ -59,6 +71,7 @@ func TestAttemptsAtOnceAreAllCounted(t *testing.T) {
 	byDefault(first.Fixture, nil)
 	first.Table.Change(first.A.ID, func(r *route.Route) { r.MaxConnections = 4 }) // the role may have 10, and each node has a pool
 	var compared atomic.Int64
+	began := time.Now()
 	var callers sync.WaitGroup
 	for i := range 16 {
 		callers.Go(func() {
@@ -78,8 +91,9 @@ func TestAttemptsAtOnceAreAllCounted(t *testing.T) {
 	}
 	callers.Wait()
 	// Who was counted and then found the pool full has used one up in vain.
-	if n := compared.Load(); n < 1 || n > 5 {
-		t.Errorf("%d passwords were compared, want 5", n)
+	most := 5 + int64(time.Since(began)/(12*time.Second)) // a slow machine is given some back
+	if n := compared.Load(); n < 1 || n > most {
+		t.Errorf("%d passwords were compared, want %d", n, most)
 	}
 }
 
