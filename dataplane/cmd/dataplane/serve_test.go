@@ -91,16 +91,16 @@ type running struct {
 }
 
 // start runs "serve" and waits until it is ready.
-func start(t *testing.T, f *tenanttest.Fixture, nodeURL string) running {
+func start(t *testing.T, f *tenanttest.Fixture, nodeURL string, more ...string) running {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	reader, writer := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, []string{"serve"}, []string{
+		ended <- run(ctx, []string{"serve"}, append([]string{
 			"OUVIRA_NODE_DATABASE_URL=" + nodeURL, "OUVIRA_DATA_KEY_FILE=" + f.KeyFile,
 			"OUVIRA_LISTEN=127.0.0.1:0", "OUVIRA_INTERNAL_LISTEN=127.0.0.1:0", "OUVIRA_NODE_ID=node-1", "OUVIRA_AUDIT_SEAL_EVERY=1s",
-		}, writer)
+		}, more...), writer)
 		_ = writer.Close()
 	}()
 	t.Cleanup(stop)
