@@ -78,7 +78,9 @@ UPDATE public.roles r SET role = @role, description = @description, updated_at =
 RETURNING r.id, r.role, r.description, r.company_id, r.is_system_role, r.created_at, r.updated_at, r.deleted_at, r.is_deleted;
 
 -- name: RoleInUse :one
-SELECT EXISTS (SELECT FROM public.user_company_roles a WHERE a.role_id = @role_id);
+-- Whether somebody holds the role, or is invited to.
+SELECT (EXISTS (SELECT FROM public.user_company_roles a WHERE a.role_id = @role_id)
+        OR EXISTS (SELECT FROM public.invitations i WHERE i.role_id = @role_id AND i.status = 'pending' AND i.expires_at > now()))::boolean;
 
 -- name: DeleteRole :exec
 UPDATE public.roles r SET deleted_at = now(), updated_at = clock_timestamp() WHERE r.id = @id;

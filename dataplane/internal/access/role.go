@@ -146,7 +146,7 @@ func (s *Service) ChangeRole(ctx context.Context, tx pgx.Tx, by audit.Who, id in
 	return after, roles.Updated(ctx, tx, by, after.CompanyID, id, before.snapshot(), after.snapshot())
 }
 
-// DeleteRole removes a role that nobody holds.
+// DeleteRole removes a role that nobody holds or is invited to.
 func (s *Service) DeleteRole(ctx context.Context, tx pgx.Tx, by audit.Who, id int64) error {
 	role, err := s.lockRole(ctx, tx, id)
 	if err != nil {
@@ -160,7 +160,7 @@ func (s *Service) DeleteRole(ctx context.Context, tx pgx.Tx, by audit.Who, id in
 		return err
 	}
 	if inUse {
-		return fault.Conflict("Somebody holds this role. Take it away from its members first.").Code("role_in_use")
+		return fault.Conflict("Somebody holds this role, or is invited to it. Take it away from its members and revoke the invitations first.").Code("role_in_use")
 	}
 	if err := s.queries.DeleteRole(ctx, tx, id); err != nil {
 		return err

@@ -158,6 +158,10 @@ func TestRoles(t *testing.T) {
 	assignment := hold(t, n.A, member(t, n.A, ada.id, n.A.CompanyID), made.number("id"), "self")
 	expect(t, "delete what is held", owner.remove(one), 409, "role_in_use")
 	expect(t, "take it away", owner.remove(accessControl+"/user-company-roles/"+itoa(assignment)), 204)
+	const invite = "INSERT INTO public.invitations (company_id, email, language, role_id, token_hash, expires_at) VALUES ($1, 'new@acme.example', 'en', $2, sha256('x'), now() + interval '1 day')"
+	exec(t, n.A, invite, n.A.CompanyID, made.number("id"))
+	expect(t, "delete what somebody is invited to", owner.remove(one), 409, "role_in_use")
+	exec(t, n.A, "UPDATE public.invitations SET status = 'revoked'")
 	expect(t, "delete", owner.remove(one), 204)
 	expect(t, "gone", owner.get(one), 404)
 	expect(t, "the name is free", owner.post(path, object{"role": "bookkeeper", "company": n.A.CompanyID}), 201)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
@@ -49,7 +50,7 @@ func TestSec26AnExpiredAssignmentIsNotRemembered(t *testing.T) {
 	assignment := hold(t, n.A, member(t, n.A, user.id, n.A.CompanyID), seeded(t, n.A, "employee"), "self")
 	path, asAda := "/company/"+itoa(n.A.CompanyID), bearer(user.token)
 	get := func() answer { return n.ask(t, http.MethodGet, hostOf(n.A), path, nil, asAda) }
-	exec(t, n.A, "UPDATE public.user_company_roles SET expires_at = now() + interval '2 seconds' WHERE id = $1", assignment)
+	exec(t, n.A, "UPDATE public.user_company_roles SET expires_at = now() + interval '4 seconds' WHERE id = $1", assignment)
 	expect(t, "before", get(), 200)
 	for value[bool](t, n.A, "SELECT expires_at > now() FROM public.user_company_roles WHERE id = $1", assignment) {
 		if a := get(); a.status != 200 && value[bool](t, n.A, "SELECT expires_at > now() FROM public.user_company_roles WHERE id = $1", assignment) {
@@ -117,5 +118,30 @@ func TestAPermissionCheckCostsAtMostOneRoundTrip(t *testing.T) {
 	exec(t, n.A, "UPDATE public.roles SET description = description || '.'")
 	if changed := trips(); changed != 3 {
 		t.Errorf("%d round trips after a change", changed)
+	}
+}
+
+// TestSec05 what is remembered of one tenant is not another's, though user,
+// company and epochs have the same numbers.
+func TestSec05DecisionsOfTenantsDoNotMix(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	a, b := n.person(t, n.A, "ada"), n.person(t, n.B, "ada")
+	hold(t, n.A, member(t, n.A, a.id, n.A.CompanyID), seeded(t, n.A, "employee"), "self")
+	member(t, n.B, b.id, n.B.CompanyID)
+	epoch := func(tenant tenanttest.Tenant) int64 {
+		return value[int64](t, tenant, "SELECT epoch FROM public.authz_epoch")
+	}
+	level := max(epoch(n.A), epoch(n.B))
+	for _, tenant := range []tenanttest.Tenant{n.A, n.B} {
+		exec(t, tenant, "UPDATE public.authz_epoch SET epoch = $1", level)
+	}
+	if a.id != b.id || n.A.CompanyID != n.B.CompanyID {
+		t.Fatal("the numbers differ, so that this proves nothing")
+	}
+	path := "/company/" + itoa(n.A.CompanyID)
+	for range 3 {
+		expect(t, "at A", n.ask(t, http.MethodGet, hostOf(n.A), path, nil, bearer(a.token)), 200)
+		expect(t, "at B", n.ask(t, http.MethodGet, hostOf(n.B), path, nil, bearer(b.token)), 403)
 	}
 }

@@ -532,14 +532,16 @@ func (q *Queries) PutGrant(ctx context.Context, db DBTX, arg PutGrantParams) (in
 }
 
 const roleInUse = `-- name: RoleInUse :one
-SELECT EXISTS (SELECT FROM public.user_company_roles a WHERE a.role_id = $1)
+SELECT (EXISTS (SELECT FROM public.user_company_roles a WHERE a.role_id = $1)
+        OR EXISTS (SELECT FROM public.invitations i WHERE i.role_id = $1 AND i.status = 'pending' AND i.expires_at > now()))::boolean
 `
 
+// Whether somebody holds the role, or is invited to.
 func (q *Queries) RoleInUse(ctx context.Context, db DBTX, roleID int64) (bool, error) {
 	row := db.QueryRow(ctx, roleInUse, roleID)
-	var exists bool
-	err := row.Scan(&exists)
-	return exists, err
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
 const roleReaches = `-- name: RoleReaches :one
