@@ -294,10 +294,6 @@ func (s *strangers) body(o described) map[string]any {
 		}
 		switch meant, known := s.meaning(field, o.id); {
 		case field == "code":
-		case field == "user" && strings.HasPrefix(o.path, "/organization/"): // who works there is a member
-			user, _ := meant.(int64)
-			member(s.t, s.n.A, user, s.n.A.CompanyID)
-			body[field] = user
 		case known && meant == nil && !slices.Contains(o.required, field):
 		case known:
 			body[field] = meant
