@@ -210,6 +210,7 @@ func takeSecrets(v reflect.Value, names *[]string) {
 				*names = append(*names, jsonName(f))
 			}
 		}
+	default: // nothing below it
 	}
 }
 
@@ -227,8 +228,7 @@ func undecidedSecrets(t reflect.Type, seen map[reflect.Type]bool) []string {
 	}
 	seen[t] = true
 	var undecided []string
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		if slices.Contains(secretNames, jsonName(f)) && f.Tag.Get("secret") == "" {
 			undecided = append(undecided, t.String()+"."+f.Name)
 		}

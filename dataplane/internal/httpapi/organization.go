@@ -101,7 +101,8 @@ func (b sent[F]) over(fields F) (F, error) {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return f, err
 	}
-	return f, json.Unmarshal(b.raw, &f)
+	err = json.Unmarshal(b.raw, &f)
+	return f, err
 }
 
 // unit is all of them, for PUT.

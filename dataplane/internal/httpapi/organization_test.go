@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -63,9 +64,7 @@ func TestEachKindOfTheOrganization(t *testing.T) {
 		"/positions":   {"department": department, "job_title": title, "location": nil, "reports_to": nil, "user": o.tenant.OwnerID},
 	} {
 		body := object{"company": o.tenant.CompanyID, "name": "  North ", "code": "N", "description": "d"}
-		for k, v := range own {
-			body[k] = v
-		}
+		maps.Copy(body, own)
 		created := o.send(t, http.MethodPost, path, body)
 		expect(t, "POST "+path, created, 201)
 		if created.text("name") != "North" || created.at("is_active") != true || created.at("is_deleted") != false || created.at("deleted_at") != nil ||

@@ -28,14 +28,14 @@ func TestLocal(t *testing.T) {
 				t.Errorf("request %d: %+v", i+1, v)
 			}
 		}
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		if v := local.Take(tenant, fourAMinute, "a"); v.Allowed || v.Wait != 10*time.Second || v.Reset != 55*time.Second || v.Err() == nil {
 			t.Errorf("over the limit: %+v", v)
 		}
 		if v := local.Take(uuid.New(), fourAMinute, "a"); !v.Allowed {
 			t.Error("another tenant is refused")
 		}
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if v := local.Take(tenant, fourAMinute, "a"); !v.Allowed || v.Remaining != 0 {
 			t.Errorf("a quarter of the minute later: %+v", v)
 		}
@@ -65,7 +65,7 @@ func TestNoPaceGetsMore(t *testing.T) {
 				if local.Take(uuid.Nil, l, 1).Allowed {
 					allowed++
 				}
-				time.Sleep(time.Duration(random.Int64N(int64(l.Per) / int64(l.Count))))
+				<-time.After(time.Duration(random.Int64N(int64(l.Per) / int64(l.Count))))
 			}
 			if allowed < l.Count || allowed > 2*l.Count {
 				t.Errorf("%d of %s in one period", allowed, l.Name)

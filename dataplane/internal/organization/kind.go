@@ -62,17 +62,16 @@ func (k Kind[F]) scan(row pgx.CollectableRow) (Row[F], error) {
 	var r Row[F]
 	targets := []any{&r.ID, &r.CompanyID, &r.CreatedAt, &r.UpdatedAt, &r.DeletedAt}
 	fields := reflect.ValueOf(&r.Fields).Elem()
-	for i := range fields.NumField() {
-		targets = append(targets, fields.Field(i).Addr().Interface())
+	for _, field := range fields.Fields() {
+		targets = append(targets, field.Addr().Interface())
 	}
 	return r, row.Scan(targets...)
 }
 
 // values of the fields, in their order, after others.
 func (k Kind[F]) values(f F, before ...any) []any {
-	v := reflect.ValueOf(f)
-	for i := range v.NumField() {
-		before = append(before, v.Field(i).Interface())
+	for _, field := range reflect.ValueOf(f).Fields() {
+		before = append(before, field.Interface())
 	}
 	return before
 }
