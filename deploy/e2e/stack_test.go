@@ -86,8 +86,8 @@ func logs(state string) string {
 	out := ""
 	for _, file := range files {
 		text, _ := os.ReadFile(file)
-		if len(text) > 3000 {
-			text = text[len(text)-3000:]
+		if len(text) > 60000 {
+			text = text[len(text)-60000:]
 		}
 		out += "--- " + filepath.Base(file) + "\n" + string(text) + "\n"
 	}

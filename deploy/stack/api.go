@@ -13,9 +13,10 @@ import (
 // API speaks JSON to one address of a stack. Not every system resolves
 // acme.localhost, so a tenant is named by Host while Base is the node's address.
 type API struct {
-	Base  string
-	Host  string
-	Token string
+	Base   string
+	Host   string
+	Token  string
+	Header http.Header // further headers
 }
 
 // Answer of an API: the status and the body as it came.
@@ -46,6 +47,9 @@ func (a API) Call(ctx context.Context, method, path string, body any) (Answer, e
 	request, err := http.NewRequestWithContext(ctx, method, a.Base+path, sent)
 	if err != nil {
 		return Answer{}, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if a.Header != nil {
+		request.Header = a.Header.Clone()
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
