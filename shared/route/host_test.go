@@ -49,7 +49,7 @@ func TestSec03NormalizeHost(t *testing.T) {
 	}
 }
 
-func FuzzNormalizeHost(f *testing.F) {
+func FuzzSec34NormalizeHost(f *testing.F) {
 	for _, seed := range []string{"acme.localhost:8000", "MÜNCHEN.example.", "xn--a.b", "[::1]", "a-b.c"} {
 		f.Add(seed)
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	securityTest  = regexp.MustCompile(`(?m)^func (TestSec\d\w*)\(`)
-	securityProof = regexp.MustCompile("`(TestSec\\d\\w*)` \\(([^)]+)\\)")
+	securityTest  = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)Sec\d\w*)\(`)
+	securityProof = regexp.MustCompile("`((?:Test|Fuzz)Sec\\d\\w*)` \\(([^)]+)\\)")
 )
 
 // Every security test is listed in docs/security.md, and everything listed

@@ -30,7 +30,7 @@ func wantNamed(t *testing.T, err error, fields ...string) {
 	}
 }
 
-func FuzzParseCursor(f *testing.F) {
+func FuzzSec34ParseCursor(f *testing.F) {
 	for _, seed := range []string{"", "x", audit.Cursor{Before: 1}.String(), audit.Cursor{Before: math.MaxInt64, Count: 3}.String(), "AQIC AA", strings.Repeat("A", 65)} {
 		f.Add(seed)
 	}
@@ -49,7 +49,7 @@ func FuzzParseCursor(f *testing.F) {
 	})
 }
 
-func FuzzParsePeriod(f *testing.F) {
+func FuzzSec34ParsePeriod(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"", ""},
 		{"2026-03-01", "2026-03-31"},

@@ -8,7 +8,7 @@ import (
 
 // Whatever the query and the sizes, links to other pages lead to the same
 // address, ask for a page that there is, and keep the filters.
-func FuzzPages(f *testing.F) {
+func FuzzSec34Pages(f *testing.F) {
 	f.Add(int32(1), int32(20), int64(0), "")
 	f.Add(int32(2), int32(1), int64(3), "page=2&page_size=1&company=7")
 	f.Add(int32(1000000), int32(1000000), int64(1)<<62, "page=x&page=y;z&%zz")

@@ -132,7 +132,7 @@ func TestSec14ImpossibleTokensAreNotLookedAt(t *testing.T) {
 	}
 }
 
-func FuzzVerify(f *testing.F) {
+func FuzzSec34Verify(f *testing.F) {
 	now := time.Now()
 	tokens := newTokens(f, &now)
 	acme, key := newTenant(f, "acme")

@@ -71,7 +71,7 @@ func TestSec36NormalizeEmail(t *testing.T) {
 	}
 }
 
-func FuzzNormalizeEmail(f *testing.F) {
+func FuzzSec34NormalizeEmail(f *testing.F) {
 	for _, seed := range []string{"a@example.com", "A <a@example.com>", "\"a\"@b.example", "a@b\r\nBcc: c@d.example"} {
 		f.Add(seed)
 	}

@@ -31,7 +31,7 @@ func TestNormalizeMobile(t *testing.T) {
 	}
 }
 
-func FuzzNormalizeMobile(f *testing.F) {
+func FuzzSec34NormalizeMobile(f *testing.F) {
 	for _, seed := range []string{"+4915112345678", " +1 ", "+", "+0", "\x00", "+49151123456789012", "+４９"} {
 		f.Add(seed)
 	}
