@@ -91,7 +91,7 @@ func operations(t *testing.T, s *stack.Stack) []string {
 	t.Helper()
 	var document struct {
 		Paths map[string]map[string]struct {
-			OperationID string `json:"operationId"`
+			OperationID string `json:"operationId"` //nolint:tagliatelle // OpenAPI writes it so
 		} `json:"paths"`
 	}
 	must(t, s.TenantAPI(0, "nobody").Want(t.Context(), http.StatusOK, http.MethodGet, "/openapi.json", nil, &document))
@@ -159,7 +159,7 @@ func (w *world) run(t *testing.T, r row) {
 			t.Errorf("%s: refused as %s", what, kind)
 		}
 	}
-	for _, field := range strings.Fields(fields) {
+	for field := range strings.FieldsSeq(fields) {
 		if problem := w.check(t, got, field); problem != "" {
 			t.Errorf("%s: %s in %s", what, problem, answer)
 		}

@@ -51,8 +51,10 @@ func TestTheReadmesConversation(t *testing.T) {
 		t.Fatalf("the README's lines end with %v:\n%s", err, out)
 	}
 	text := string(out)
-	for _, want := range []string{`"status":"active"`, `"email":"bill@initech.example"`, `"account_uid":"USR-`,
-		`"code":"permission_denied"`, `"allowed":false`, `"address":"the basement"`, `"user_display":"Milton Waddams"`, `"valid":true`} {
+	for _, want := range []string{
+		`"status":"active"`, `"email":"bill@initech.example"`, `"account_uid":"USR-`,
+		`"code":"permission_denied"`, `"allowed":false`, `"address":"the basement"`, `"user_display":"Milton Waddams"`, `"valid":true`,
+	} {
 		if !strings.Contains(strings.ReplaceAll(text, `": `, `":`), want) {
 			t.Errorf("the conversation does not show %s:\n%s", want, text)
 		}

@@ -6,6 +6,7 @@ package apidoc
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -145,30 +146,52 @@ func hasHeader(name string) func(*huma.Operation) bool {
 }
 
 var refusals = []refusal{
-	{name: "BadRequest", status: http.StatusBadRequest, code: "not_json", applies: hasBody,
-		detail: "The body is not valid JSON. Correct it and send it again."},
-	{name: "Unauthorized", status: http.StatusUnauthorized, code: "invalid_token",
+	{
+		name: "BadRequest", status: http.StatusBadRequest, code: "not_json", applies: hasBody,
+		detail: "The body is not valid JSON. Correct it and send it again.",
+	},
+	{
+		name: "Unauthorized", status: http.StatusUnauthorized, code: "invalid_token",
 		applies: func(o *huma.Operation) bool { return !Open(o) || strings.HasPrefix(o.Path, "/auth/") },
-		detail:  "The token is missing, expired or not for this workspace. Sign in again."},
-	{name: "Forbidden", status: http.StatusForbidden, code: "permission_denied", applies: always,
-		detail: "You are not allowed to do this. Ask an administrator of the company."},
-	{name: "NotFound", status: http.StatusNotFound, code: "not_found", applies: always,
-		detail: "There is no such thing here, or you may not see it."},
-	{name: "Conflict", status: http.StatusConflict, code: "conflict", applies: changes,
-		detail: "What is there now does not allow this. The answer says what stands in the way."},
-	{name: "PreconditionFailed", status: http.StatusPreconditionFailed, code: "precondition_failed", applies: hasHeader("If-Match"),
-		detail: "It has changed since you read it. Read it again, and repeat your change on what is there now."},
-	{name: "ContentTooLarge", status: http.StatusRequestEntityTooLarge, code: "too_large", applies: hasBody,
-		detail: "The body is larger than 1 MiB. Send less at once."},
-	{name: "UnprocessableContent", status: http.StatusUnprocessableEntity, code: "invalid", applies: hasInput,
+		detail:  "The token is missing, expired or not for this workspace. Sign in again.",
+	},
+	{
+		name: "Forbidden", status: http.StatusForbidden, code: "permission_denied", applies: always,
+		detail: "You are not allowed to do this. Ask an administrator of the company.",
+	},
+	{
+		name: "NotFound", status: http.StatusNotFound, code: "not_found", applies: always,
+		detail: "There is no such thing here, or you may not see it.",
+	},
+	{
+		name: "Conflict", status: http.StatusConflict, code: "conflict", applies: changes,
+		detail: "What is there now does not allow this. The answer says what stands in the way.",
+	},
+	{
+		name: "PreconditionFailed", status: http.StatusPreconditionFailed, code: "precondition_failed", applies: hasHeader("If-Match"),
+		detail: "It has changed since you read it. Read it again, and repeat your change on what is there now.",
+	},
+	{
+		name: "ContentTooLarge", status: http.StatusRequestEntityTooLarge, code: "too_large", applies: hasBody,
+		detail: "The body is larger than 1 MiB. Send less at once.",
+	},
+	{
+		name: "UnprocessableContent", status: http.StatusUnprocessableEntity, code: "invalid", applies: hasInput,
 		detail: "Some fields are not right.",
-		field:  &problem.FieldError{Field: "email", Code: "required", Message: "This field is required."}},
-	{name: "TooManyRequests", status: http.StatusTooManyRequests, code: "rate_limited", applies: always,
-		detail: "Too many requests. Wait for as long as Retry-After says."},
-	{name: "InternalServerError", status: http.StatusInternalServerError, code: "internal", applies: always,
-		detail: "Something went wrong here. Try again; if it stays, quote the request id to support."},
-	{name: "ServiceUnavailable", status: http.StatusServiceUnavailable, code: "unavailable", applies: always,
-		detail: "This is not available right now. Try again after Retry-After."},
+		field:  &problem.FieldError{Field: "email", Code: "required", Message: "This field is required."},
+	},
+	{
+		name: "TooManyRequests", status: http.StatusTooManyRequests, code: "rate_limited", applies: always,
+		detail: "Too many requests. Wait for as long as Retry-After says.",
+	},
+	{
+		name: "InternalServerError", status: http.StatusInternalServerError, code: "internal", applies: always,
+		detail: "Something went wrong here. Try again; if it stays, quote the request id to support.",
+	},
+	{
+		name: "ServiceUnavailable", status: http.StatusServiceUnavailable, code: "unavailable", applies: always,
+		detail: "This is not available right now. Try again after Retry-After.",
+	},
 }
 
 // exampler makes examples out of schemas.
@@ -244,10 +267,8 @@ func (x *exampler) text(s *huma.Schema, field string) any {
 
 func (x *exampler) referenced(s *huma.Schema) any {
 	name := s.Ref[strings.LastIndexByte(s.Ref, '/')+1:]
-	for _, outer := range x.within {
-		if outer == name {
-			return nil // a tree: one level shows it
-		}
+	if slices.Contains(x.within, name) {
+		return nil // a tree: one level shows it
 	}
 	x.within = append(x.within, name)
 	defer func() { x.within = x.within[:len(x.within)-1] }()

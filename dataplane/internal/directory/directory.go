@@ -119,7 +119,10 @@ func New(o Options) (*Directory, error) {
 		pulls:   newPulls(),
 		servers: map[uuid.UUID]*route.Server{},
 	}
-	return d, d.meter()
+	if err := d.meter(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // meter registers what operators watch: how old the copy is that is served by.

@@ -54,7 +54,7 @@ type snapshot struct {
 type savedRoute struct {
 	route.Route
 
-	Server   *struct{} `json:"Server,omitempty"` // hides Route.Server
+	Server   *struct{} `json:"Server,omitempty"` //nolint:tagliatelle // hides Route.Server
 	ServerID uuid.UUID `json:"server_id"`
 }
 

@@ -91,7 +91,7 @@ type userOutput struct {
 
 // me needs no statement of its own: the first one has brought the profile.
 func (s *server) me(_ context.Context, _ pg.Querier, c *caller, _ *struct{}) (*userOutput, error) {
-	return &userOutput{etagOf(c.Profile.UpdatedAt), userOf(c.Profile)}, nil
+	return &userOutput{etagOf(c.UpdatedAt), userOf(c.Profile)}, nil
 }
 
 type replaceProfileInput struct {

@@ -111,6 +111,7 @@ func logPage[T any](s *server, sc *scope, in PageInput, w audit.Window, count in
 	return page
 }
 
+// ActivityFilter is what activity logs can be asked for.
 type ActivityFilter struct {
 	PageInput
 	CursorInput
@@ -148,7 +149,7 @@ func (s *server) listActivities(ctx context.Context, db pg.Querier, c *caller, i
 }
 
 func (s *server) listOwnActivities(ctx context.Context, db pg.Querier, c *caller, in *ActivityFilter) (*listActivitiesOutput, error) {
-	return s.activityPage(ctx, db, c, audit.Reach{User: &c.Actor.ID}, 0, *in)
+	return s.activityPage(ctx, db, c, audit.Reach{User: &c.ID}, 0, *in)
 }
 
 func (s *server) activityPage(ctx context.Context, db pg.Querier, c *caller, reach audit.Reach, user int64, in ActivityFilter) (*listActivitiesOutput, error) {

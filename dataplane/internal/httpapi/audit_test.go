@@ -231,7 +231,9 @@ func TestTrends(t *testing.T) {
 		{"by=fiscal_period&from=2026-03-01&to=2026-04-30" + company, 2, []string{`"period":"FY2026-P12"`, `"period":"FY2027-P01","start":"2026-04-01","end":"2026-04-30","actions":{"CREATE":1,"UPDATE":1},"total":2`}},
 		{"by=fiscal_period&from=2026-03-01&to=2026-04-30", 2, []string{`"period":"FY2026-P03"`, `"period":"FY2026-P04"`}},
 		{"by=month&from=2026-01-01&to=2026-12-31&page=2&page_size=3" + company, 12, []string{`"period":"2026-04","start":"2026-04-01","end":"2026-04-30","actions":{"CREATE":1,"UPDATE":1},"total":2`}},
-		{"", 30, nil}, {"by=week", 12, nil}, {"by=fiscal_period" + company, 13, nil},
+		{"", 30, nil},
+		{"by=week", 12, nil},
+		{"by=fiscal_period" + company, 13, nil},
 	} {
 		a := n.ask(t, http.MethodGet, host, "/audit/trends?"+want.query, nil, bearer(owner))
 		expect(t, want.query, a, 200)

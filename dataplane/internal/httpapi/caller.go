@@ -31,7 +31,7 @@ func (c *caller) subject() access.Subject {
 
 // who is the caller as the audit writes them down.
 func (c *caller) who() audit.Who {
-	who := audit.Who{UserID: &c.Actor.ID, Display: c.FullName, IP: c.client.IP, RequestID: c.client.RequestID}
+	who := audit.Who{UserID: &c.ID, Display: c.FullName, IP: c.client.IP, RequestID: c.client.RequestID}
 	if c.Key != nil {
 		who.OnBehalf = "API key " + c.Key.Name
 	}

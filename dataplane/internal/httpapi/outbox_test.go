@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
@@ -42,9 +43,9 @@ func messages(t *testing.T, n *node, tenant tenanttest.Tenant) []outbox.Message 
 func lastMessage(t *testing.T, n *node, tenant tenanttest.Tenant, to string) outbox.Message {
 	t.Helper()
 	all := messages(t, n, tenant)
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].To == to {
-			return all[i]
+	for _, m := range slices.Backward(all) {
+		if m.To == to {
+			return m
 		}
 	}
 	t.Fatalf("no message to %s is waiting, but %d to others", to, len(all))
