@@ -157,23 +157,23 @@ func TestSec28NobodyPutsOnAKeyWhatTheyDoNotHold(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	owner, _ := n.login(t, n.A)
-	make := func(token string, body object) answer {
+	create := func(token string, body object) answer {
 		return n.ask(t, http.MethodPost, hostOf(n.A), "/account/api-keys", body, bearer(token))
 	}
 	admin, _ := n.member(t, n.A, "admin@example.com", "admin", n.A.CompanyID)
-	expect(t, "what admins hold", make(admin, object{"name": "k", "permissions": []string{"company.edit"}}), 201)
-	expect(t, "what only owners hold", make(admin, object{"name": "k", "permissions": []string{"company.edit", "company.delete"}}), 403, "permission_not_held")
-	expect(t, "what there is not", make(admin, object{"name": "k", "permissions": []string{"company.fly"}}), 422)
+	expect(t, "what admins hold", create(admin, object{"name": "k", "permissions": []string{"company.edit"}}), 201)
+	expect(t, "what only owners hold", create(admin, object{"name": "k", "permissions": []string{"company.edit", "company.delete"}}), 403, "permission_not_held")
+	expect(t, "what there is not", create(admin, object{"name": "k", "permissions": []string{"company.fly"}}), 422)
 	employee, _ := n.member(t, n.A, "employee@example.com", "employee", n.A.CompanyID)
-	expect(t, "without apikey.create", make(employee, object{"name": "k", "permissions": []string{"company.read"}}), 403, "permission_denied")
+	expect(t, "without apikey.create", create(employee, object{"name": "k", "permissions": []string{"company.read"}}), 403, "permission_denied")
 	stranger := n.ask(t, http.MethodPost, hostOf(n.A), "/account/register", object{"full_name": "S", "email": "s@example.com", "password": goodPassword}).text("tokens", "access")
-	expect(t, "in a company that one does not see", make(stranger, object{"name": "k", "permissions": []string{"company.read"}}), 404)
+	expect(t, "in a company that one does not see", create(stranger, object{"name": "k", "permissions": []string{"company.read"}}), 404)
 
 	// A key makes no key beyond itself, and its keys go with it.
 	soon := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	parent, id := n.newKey(t, owner, object{"permissions": []string{"apikey.create", "company.read"}, "expires_at": soon})
-	expect(t, "beyond the key", make(parent, object{"name": "k", "permissions": []string{"company.edit"}}), 403, "permission_not_held")
-	child := make(parent, object{"name": "child", "permissions": []string{"company.read"}})
+	expect(t, "beyond the key", create(parent, object{"name": "k", "permissions": []string{"company.edit"}}), 403, "permission_not_held")
+	child := create(parent, object{"name": "child", "permissions": []string{"company.read"}})
 	expect(t, "within the key", child, 201)
 	if child.text("expires_at") != soon {
 		t.Errorf("the child expires at %s, its parent at %s", child.text("expires_at"), soon)
@@ -192,7 +192,7 @@ func TestSec28NobodyPutsOnAKeyWhatTheyDoNotHold(t *testing.T) {
 		"without a name":      {"name": "  ", "permissions": []string{"company.read"}},
 		"for somebody else":   {"name": "k", "permissions": []string{"company.read"}, "user": 2},
 	} {
-		expect(t, name, make(owner, body), 422)
+		expect(t, name, create(owner, body), 422)
 	}
 }
 

@@ -326,7 +326,7 @@ func TestSec41TheLedgerIsAppendOnly(t *testing.T) {
 			"TRUNCATE ledger."+table,
 			"ALTER TABLE ledger."+table+" DISABLE TRIGGER ALL",
 			"DROP TABLE ledger."+table,
-			"SELECT * FROM ledger."+table+" FOR UPDATE",
+			"SELECT "+column+" FROM ledger."+table+" FOR UPDATE",
 		)
 	}
 	for _, statement := range denied {

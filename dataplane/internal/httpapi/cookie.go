@@ -106,7 +106,7 @@ func (c *cookies) take(answer http.Header) {
 }
 
 func (c *cookies) set(answer http.Header, name, value string, hidden bool, age time.Duration) {
-	cookie := http.Cookie{
+	cookie := http.Cookie{ //nolint:gosec // the page reads the proof, and only that
 		Name: name, Value: value, Path: "/", Secure: true, HttpOnly: hidden, SameSite: http.SameSiteLaxMode, MaxAge: int(age.Seconds()),
 	}
 	answer.Add("Set-Cookie", cookie.String())

@@ -143,7 +143,7 @@ func (unitPatch[F]) Schema(r huma.Registry) *huma.Schema {
 }
 
 type unitOutput[W any] struct {
-	ETag string `header:"ETag"`
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
 	Body W
 }
 

@@ -178,5 +178,8 @@ func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope, o *
 	httpserver.Annotate(ctx, "user_id", actor.ID)
 	s.believe(sc)
 	c := &caller{scope: sc, Actor: actor, server: s, op: o}
-	return c, c.admitted()
+	if err := c.admitted(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
