@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -37,8 +38,12 @@ var recording struct {
 	recorded, silent map[string]bool
 }
 
-// neverRecorded is checked after all tests.
+// neverRecorded is checked after all tests: some of them alone may not come to
+// the call that is recorded.
 func neverRecorded() error {
+	if only := flag.Lookup("test.run"); only != nil && only.Value.String() != "" {
+		return nil
+	}
 	recording.Lock()
 	defer recording.Unlock()
 	var errs []error
