@@ -43,8 +43,9 @@ func demo(s *stack.Stack, slug string) customer {
 
 // A route change reaches a node whose LISTEN connection is being cut all the
 // time, within the polling second; the other tenant never notices.
+//
+//nolint:paralleltest // its bound is a time, so no other test of this package runs beside it
 func TestSec06SuspensionArrivesWithTheListenerCut(t *testing.T) {
-	t.Parallel()
 	s, _ := start(t, stack.Options{})
 	operator, err := s.OperatorAPI(t.Context())
 	must(t, err)
