@@ -16,6 +16,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
+	"github.com/ouvira/ouvira/dataplane/internal/schema"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -48,6 +49,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	}
 	routes, err := directory.New(directory.Options{
 		DSN: s.NodeDatabaseURL, NodeID: s.NodeID, BaseDomain: s.BaseDomain, Share: s.ConnectionShare, Log: log,
+		SchemaMin: schema.Oldest, SchemaMax: schema.Latest,
 		Snapshot: s.SnapshotFile, Sealer: key, Registerer: registry,
 	})
 	if err != nil {

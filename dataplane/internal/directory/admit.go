@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/ouvira/ouvira/shared/fault"
@@ -36,7 +37,18 @@ func held() *fault.Error {
 // Admit is Refusal, except that requests of a held tenant wait a bounded time
 // for the hold to end. It returns the route to serve by, which is newer than r
 // when it waited.
+//
+// A database whose schema this binary does not know is refused with 503.
 func (d *Directory) Admit(ctx context.Context, r *route.Route) (*route.Route, error) {
+	r, err := d.admit(ctx, r)
+	if err == nil && d.options.SchemaMax > 0 && (r.SchemaVersion < d.options.SchemaMin || r.SchemaVersion > d.options.SchemaMax) {
+		return nil, fault.Unavailable("This workspace is being upgraded. Try again shortly.").Code("schema_not_served").RetryAfter(10 * time.Second).
+			Because(fmt.Errorf("its schema is at %d, this node serves %d to %d", r.SchemaVersion, d.options.SchemaMin, d.options.SchemaMax))
+	}
+	return r, err
+}
+
+func (d *Directory) admit(ctx context.Context, r *route.Route) (*route.Route, error) {
 	if r.Mode != route.ModeHold || r.Status != route.StatusActive || r.Deleted {
 		return r, Refusal(r)
 	}

@@ -43,8 +43,8 @@ type Options struct {
 	NodeID     string  // stable name of this process
 	BaseDomain string  // tenants answer at <slug>.<BaseDomain>
 	Share      float64 // of every server's connection budget, 0 < Share ≤ 1
-	SchemaMin  int64   // range of tenant schema versions that this binary serves;
-	SchemaMax  int64   // both 0: not announced
+	SchemaMin  int64   // range of tenant schema versions that this binary serves, and
+	SchemaMax  int64   // announces; both 0: any, not announced
 
 	PollEvery time.Duration // the net under notifications; default 1 s
 	MaxAge    time.Duration // older copies answer unknown hosts with 503; default 1 min

@@ -267,3 +267,30 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("a caller that has gone: %v", err)
 	}
 }
+
+// A database that is behind, or ahead, is not touched; its neighbour is served.
+func TestASchemaOutsideTheRangeIsRefused(t *testing.T) {
+	t.Parallel()
+	c := newControl(t)
+	acme, globex := c.tenant(t, "acme"), c.tenant(t, "globex")
+	o := c.options()
+	o.SchemaMin, o.SchemaMax = 2, 3
+	d := run(t, o)
+	for version, served := range map[int]bool{1: false, 2: true, 3: true, 4: false} {
+		c.exec(t, "UPDATE control.tenants SET schema_version = $2 WHERE id = $1", acme, version)
+		c.publish(t, acme)
+		var r *route.Route
+		eventually(t, "the version is known", func() bool { r, _ = d.ByID(acme); return r.SchemaVersion == int64(version) })
+		_, err := d.Admit(t.Context(), r)
+		if served && err != nil {
+			t.Errorf("schema %d: %v", version, err)
+		}
+		if refused := fault.From(err); !served && (err == nil || refused.EffectiveCode() != "schema_not_served" || refused.Wait <= 0) {
+			t.Errorf("schema %d: %v, want 503 with Retry-After", version, err)
+		}
+		other, _ := d.ByID(globex)
+		if _, err := d.Admit(t.Context(), other); err != nil {
+			t.Errorf("the other tenant: %v", err)
+		}
+	}
+}
