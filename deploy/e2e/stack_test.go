@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ var portMu sync.Mutex
 func start(t *testing.T, o stack.Options) (*stack.Stack, string) {
 	t.Helper()
 	failpoints := t.TempDir()
-	o.State, o.Bin, o.Disposable = t.TempDir(), bin, true
+	o.Bin, o.Disposable = bin, true
 	if o.Env == nil {
 		o.Env = map[string]map[string]string{}
 	}
@@ -60,12 +61,17 @@ func start(t *testing.T, o stack.Options) (*stack.Stack, string) {
 	o.Env[""]["OUVIRA_FAILPOINT_DIR"] = failpoints
 	portMu.Lock()
 	defer portMu.Unlock()
-	base, err := stack.FreePortBase()
-	if err != nil {
-		t.Fatal(err)
+	var s *stack.Stack
+	var err error
+	for range 3 { // ports that were free a moment ago may not be
+		o.State = t.TempDir()
+		if o.PortBase, err = stack.FreePortBase(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = stack.Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), "already in use") {
+			break
+		}
 	}
-	o.PortBase = base
-	s, err := stack.Start(t.Context(), o)
 	if err != nil {
 		t.Fatalf("start the stack: %v\n%s", err, logs(o.State))
 	}
