@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -87,27 +88,28 @@ func (s *sealed) hash() []byte {
 }
 
 // Every column of a row, as text that depends on no setting of the session.
-var rowColumns = map[string]string{
-	kindActivity: `id, id::text, user_id::text, user_display, on_behalf, company_id::text, date::text, entity_type, entity_id::text, action,
-		old_values::text, new_values::text, ip_address::text, request_id, extract(epoch FROM created_at)::text`,
-	kindSecurity: `id, id::text, user_id::text, user_display, action, metadata::text, ip_address::text, request_id, extract(epoch FROM created_at)::text`,
+var rowColumns = map[string][]string{
+	kindActivity: {
+		"id::text", "user_id::text", "user_display", "on_behalf", "company_id::text", "date::text", "entity_type", "entity_id::text", "action",
+		"old_values::text", "new_values::text", "ip_address::text", "request_id", "extract(epoch FROM created_at)::text",
+	},
+	kindSecurity: {
+		"id::text", "user_id::text", "user_display", "action", "metadata::text", "ip_address::text", "request_id", "extract(epoch FROM created_at)::text",
+	},
 }
 
 var logTables = map[string]string{kindActivity: "ledger.activity_logs", kindSecurity: "ledger.security_logs"}
 
-// columnCount is how many there are of each, for the scan.
-var columnCount = map[string]int{kindActivity: 14, kindSecurity: 8}
-
 // digestRows calls each for the rows with after < id ≤ upTo, by id, at most
 // limit of them.
 func digestRows(ctx context.Context, db pg.Querier, kind string, after, upTo int64, limit int, each func(id int64, digest [sha256.Size]byte) error) error {
-	rows, err := db.Query(ctx, "SELECT "+rowColumns[kind]+" FROM "+logTables[kind]+" AS l WHERE l.id > $1 AND l.id <= $2 ORDER BY l.id LIMIT $3", after, upTo, limit)
+	rows, err := db.Query(ctx, "SELECT id, "+strings.Join(rowColumns[kind], ", ")+" FROM "+logTables[kind]+" AS l WHERE l.id > $1 AND l.id <= $2 ORDER BY l.id LIMIT $3", after, upTo, limit)
 	if err != nil {
 		return fmt.Errorf("read the %s log: %w", kind, err)
 	}
 	defer rows.Close()
 	var id int64
-	values := make([]*string, columnCount[kind])
+	values := make([]*string, len(rowColumns[kind]))
 	targets := []any{&id}
 	for i := range values {
 		targets = append(targets, &values[i])

@@ -85,13 +85,14 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 }
 
 type userOutput struct {
-	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+	ETagged
+
 	Body User
 }
 
 // me needs no statement of its own: the first one has brought the profile.
 func (s *server) me(_ context.Context, _ pg.Querier, c *caller, _ *struct{}) (*userOutput, error) {
-	return &userOutput{etagOf(c.UpdatedAt), userOf(c.Profile)}, nil
+	return &userOutput{etagged(c.UpdatedAt), userOf(c.Profile)}, nil
 }
 
 type replaceProfileInput struct {
@@ -134,5 +135,5 @@ func (s *server) changeProfile(ctx context.Context, tx pgx.Tx, c *caller, match 
 	if err != nil {
 		return nil, err
 	}
-	return &userOutput{etagOf(after.UpdatedAt), userOf(after.Profile)}, nil
+	return &userOutput{etagged(after.UpdatedAt), userOf(after.Profile)}, nil
 }

@@ -40,7 +40,8 @@ func summaryOf(c company.Summary) CompanySummary {
 }
 
 type companyOutput struct {
-	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+	ETagged
+
 	Body Company
 }
 
@@ -52,7 +53,7 @@ func companyAnswer(c company.Company, err error) (*companyOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &companyOutput{etagOf(c.UpdatedAt), Company{
+	return &companyOutput{etagged(c.UpdatedAt), Company{
 		CompanySummary: summaryOf(c.Summary), CreateBy: c.CreateBy, Description: c.Description, Address: c.Address, Settings: settings,
 	}}, nil
 }

@@ -35,7 +35,8 @@ func settingsOf(companyID int64, s company.Settings) (CompanySettings, error) {
 }
 
 type settingsOutput struct {
-	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+	ETagged
+
 	Body CompanySettings
 }
 
@@ -47,7 +48,7 @@ func settingsAnswer(companyID int64, s company.Settings, err error) (*settingsOu
 	if err != nil {
 		return nil, err
 	}
-	return &settingsOutput{etagOf(s.UpdatedAt), body}, nil
+	return &settingsOutput{etagged(s.UpdatedAt), body}, nil
 }
 
 func (s *server) getSettings(ctx context.Context, db pg.Querier, c *caller, in *IDPath) (*settingsOutput, error) {

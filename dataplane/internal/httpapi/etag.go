@@ -15,6 +15,14 @@ type IfMatch struct {
 	ETag string `header:"If-Match" doc:"The ETag under which you saw it; when it has changed since, nothing is done (412)."`
 }
 
+// ETagged is embedded in the answers that carry an ETag. (It is exported because
+// huma passes over embedded structs that are not.)
+type ETagged struct {
+	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+}
+
+func etagged(updated time.Time) ETagged { return ETagged{etagOf(updated)} }
+
 // etagOf is the ETag of what was last changed at that time.
 func etagOf(updated time.Time) string {
 	return `"` + strconv.FormatInt(updated.UnixMicro(), 36) + `"`

@@ -6,8 +6,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi/apidoc"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
-	"github.com/ouvira/ouvira/shared/apidoc"
 )
 
 // gatewayOf is what a gateway, a CDN or a firewall in front of the nodes must

@@ -23,10 +23,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi/apidoc"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/limit"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
-	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
@@ -127,26 +127,34 @@ func (s *server) declared() error { return errors.Join(s.undeclared...) }
 // Document is the OpenAPI document, as YAML. It is an error when a field has
 // no example, or an example does not fit.
 func Document() ([]byte, error) {
-	s := &server{Options: Options{Log: slog.New(slog.DiscardHandler)}}
-	_, api := build(s)
-	if len(s.lacking) > 0 {
-		return nil, fmt.Errorf("no example for %s: tag the field with example, or add its name to examples in document.go", strings.Join(s.lacking, ", "))
+	described, lacking := document()
+	if len(lacking) > 0 {
+		return nil, fmt.Errorf("no example for %s: tag the field with example, or add its name to examples in document.go", strings.Join(lacking, ", "))
 	}
-	if wrong := apidoc.Check(api.OpenAPI()); len(wrong) > 0 {
+	if wrong := apidoc.Check(described); len(wrong) > 0 {
 		return nil, fmt.Errorf("examples that the API itself would refuse: %s", strings.Join(wrong, "; "))
 	}
-	return api.OpenAPI().YAML()
+	return described.YAML()
 }
 
 // Reference is the OpenAPI document as Markdown.
-func Reference() string { return apidoc.Reference(document()) }
+func Reference() string {
+	described, _ := document()
+	return apidoc.Reference(described)
+}
 
 // Gateway is what a gateway in front of the nodes must know, as Markdown.
-func Gateway() string { return gatewayOf(document()) }
+func Gateway() string {
+	described, _ := document()
+	return gatewayOf(described)
+}
 
-func document() *huma.OpenAPI {
-	_, api := build(&server{Options: Options{Log: slog.New(slog.DiscardHandler)}})
-	return api.OpenAPI()
+// document is that of a server that serves nobody, and the fields that it has
+// no example for.
+func document() (described *huma.OpenAPI, lacking []string) {
+	s := &server{Options: Options{Log: slog.New(slog.DiscardHandler)}}
+	_, api := build(s)
+	return api.OpenAPI(), s.lacking
 }
 
 // build wires the middleware in the order in which a request meets it.

@@ -11,9 +11,9 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi/apidoc"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/limit"
-	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
@@ -275,11 +275,16 @@ func (sc *scope) tell(v limit.Verdict) {
 		return
 	}
 	sc.told = &v
-	sc.answer.Set("RateLimit-Limit", strconv.Itoa(v.Limit.Count))
-	sc.answer.Set("RateLimit-Remaining", strconv.Itoa(v.Remaining))
-	sc.answer.Set("RateLimit-Reset", seconds(v.Reset))
-	sc.answer.Set("RateLimit-Policy", strconv.Itoa(v.Limit.Count)+";w="+seconds(v.Limit.Per))
+	count := strconv.Itoa(v.Limit.Count)
+	values := [...]string{count, strconv.Itoa(v.Remaining), seconds(v.Reset), count + ";w=" + seconds(v.Limit.Per)}
+	for i, name := range limitHeaders {
+		sc.answer[name] = values[i : i+1 : i+1]
+	}
 }
+
+// limitHeaders are the fields in the form that Go's headers have: each answer
+// carries them, and any other spelling would be rewritten each time.
+var limitHeaders = [...]string{"Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset", "Ratelimit-Policy"}
 
 // seconds, rounded up.
 func seconds(d time.Duration) string {

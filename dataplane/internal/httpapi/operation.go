@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/access"
+	"github.com/ouvira/ouvira/dataplane/internal/httpapi/apidoc"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
-	"github.com/ouvira/ouvira/shared/apidoc"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 

@@ -143,7 +143,8 @@ func (unitPatch[F]) Schema(r huma.Registry) *huma.Schema {
 }
 
 type unitOutput[W any] struct {
-	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+	ETagged
+
 	Body W
 }
 
@@ -151,7 +152,7 @@ func (u units[F, W]) answer(row organization.Row[F], err error) (*unitOutput[W],
 	if err != nil {
 		return nil, err
 	}
-	return &unitOutput[W]{etagOf(row.UpdatedAt), u.wire(row)}, nil
+	return &unitOutput[W]{etagged(row.UpdatedAt), u.wire(row)}, nil
 }
 
 type listUnitsInput struct {

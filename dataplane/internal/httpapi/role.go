@@ -25,7 +25,8 @@ func roleOf(r access.Role) Role {
 }
 
 type roleOutput struct {
-	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+	ETagged
+
 	Body Role
 }
 
@@ -33,7 +34,7 @@ func roleAnswer(r access.Role, err error) (*roleOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &roleOutput{etagOf(r.UpdatedAt), roleOf(r)}, nil
+	return &roleOutput{etagged(r.UpdatedAt), roleOf(r)}, nil
 }
 
 // seeRole tells whether the caller may see a role: one that can be given where

@@ -84,7 +84,8 @@ type UserInput struct {
 }
 
 type accountOutput struct {
-	ETag string `header:"ETag"` //nolint:tagliatelle // its name in HTTP
+	ETagged
+
 	Body Account
 }
 
@@ -92,7 +93,7 @@ func accountAnswer(a identity.Account, err error) (*accountOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &accountOutput{etagOf(a.UpdatedAt), accountOf(a)}, nil
+	return &accountOutput{etagged(a.UpdatedAt), accountOf(a)}, nil
 }
 
 func (s *server) getUser(ctx context.Context, db pg.Querier, c *caller, in *UserInput) (*accountOutput, error) {

@@ -15,7 +15,7 @@ import (
 // forgotten first.
 type Local[K comparable] struct {
 	mu   sync.Mutex
-	full *simplelru.LRU[localKey[K], time.Time] // when everything is there again
+	full *simplelru.LRU[localKey[K], *time.Time] // when everything is there again
 }
 
 type localKey[K comparable] struct {
@@ -26,7 +26,7 @@ type localKey[K comparable] struct {
 
 // NewLocal makes one that remembers so many keys.
 func NewLocal[K comparable](size int) (*Local[K], error) {
-	full, err := simplelru.NewLRU[localKey[K], time.Time](size, nil)
+	full, err := simplelru.NewLRU[localKey[K], *time.Time](size, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make the limits of the node: %w", err)
 	}
@@ -40,15 +40,18 @@ func (l *Local[K]) Take(tenant uuid.UUID, limit route.Limit, key K) Verdict {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	full, _ := l.full.Get(k)
+	full, known := l.full.Get(k)
+	if !known {
+		full = new(time.Time)
+		l.full.Add(k, full)
+	}
 	if full.Before(now) {
-		full = now
+		*full = now
 	}
 	if full.Add(step).After(now.Add(window)) {
 		return verdict(limit, false, full.Sub(now))
 	}
-	full = full.Add(step)
-	l.full.Add(k, full)
+	*full = full.Add(step)
 	return verdict(limit, true, full.Sub(now))
 }
 
