@@ -24,6 +24,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/pulse"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
@@ -43,6 +44,8 @@ type house struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	db       *pgxpool.Pool
+	feeling  *pgxpool.Pool // of pulse: one connection
+	pulse    *pulse.Pulse
 	key      *seal.ControlKey
 	queue    *job.Queue
 	member   *membership
@@ -60,7 +63,7 @@ func runProcess(ctx context.Context, command string, s settings, out io.Writer) 
 	if err != nil {
 		return err
 	}
-	defer h.db.Close()
+	defer h.close()
 
 	group, ctx := errgroup.WithContext(ctx)
 	serves, works := command != commandWorker, command != commandServe
@@ -73,8 +76,16 @@ func runProcess(ctx context.Context, command string, s settings, out io.Writer) 
 		group.Go(func() error { return h.work(ctx) })
 	}
 	group.Go(func() error { h.member.keep(ctx); return nil })
+	if serves {
+		group.Go(func() error { h.pulse.Run(ctx); return nil })
+	}
 	group.Go(func() error { return h.listen(ctx, serves, checks) })
 	return group.Wait()
+}
+
+func (h *house) close() {
+	h.db.Close()
+	h.feeling.Close()
 }
 
 func (h *house) databaseReady(ctx context.Context) error {
@@ -109,8 +120,15 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 		db.Close()
 		return nil, err
 	}
+	feeling, err := pg.Open(ctx, s.ControlDatabaseURL, pg.Options{
+		ApplicationName: "ouvira/" + id, MaxConnections: 1, ConnectTimeout: pulse.Patience,
+	})
+	if err != nil {
+		db.Close()
+		return nil, explained(err)
+	}
 	h := &house{
-		settings: s, log: log, registry: telemetry.NewRegistry(), db: db, key: key, queue: queue,
+		settings: s, log: log, registry: telemetry.NewRegistry(), db: db, feeling: feeling, pulse: pulse.New(feeling.Ping, log), key: key, queue: queue,
 		member: &membership{db: db, id: id, share: share, log: log},
 	}
 	h.furnish(public, share, id)
@@ -198,7 +216,8 @@ func (h *house) listen(ctx context.Context, serves bool, checks []httpserver.Che
 	draining := make(chan struct{})
 	handler, err := httpapi.New(h.rooms, httpapi.Options{
 		Log: h.log, Metrics: httpserver.NewMetrics(h.registry), TrustedProxies: proxies,
-		SignupOrigins: h.settings.SignupOrigins, Turnstile: turnstile.New(h.settings.Settings), SecureCookies: h.settings.secureCookies(), Draining: draining,
+		SignupOrigins: h.settings.SignupOrigins, Turnstile: turnstile.New(h.settings.Settings), SecureCookies: h.settings.secureCookies(),
+		Pulse: h.pulse, Draining: draining,
 	})
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func (a *api) authenticate(hctx huma.Context, next func(huma.Context)) {
 		err = a.permit(p, who.permission)
 	}
 	if err != nil {
-		_ = huma.WriteErr(a.huma, hctx, http.StatusInternalServerError, "", withoutDatabase(err))
+		_ = huma.WriteErr(a.huma, hctx, http.StatusInternalServerError, "", withoutDatabase(hctx.Context(), err))
 		return
 	}
 	httpserver.Annotate(hctx.Context(), "operator", p.OperatorID.String())
@@ -145,7 +145,7 @@ func (a *api) guardJobs(jobs http.Handler) http.Handler {
 			err = a.permit(p, operator.JobManage)
 		}
 		if err != nil {
-			problem.Write(w, r, withoutDatabase(err))
+			problem.Write(w, r, withoutDatabase(r.Context(), err))
 			return
 		}
 		httpserver.Annotate(r.Context(), "operator", p.OperatorID.String())

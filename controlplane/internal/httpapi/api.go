@@ -25,6 +25,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
+	"github.com/ouvira/ouvira/controlplane/internal/pulse"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
@@ -60,6 +61,8 @@ type Options struct {
 	SignupOrigins  []string            // whose pages may call the sign-up operations
 	Turnstile      *turnstile.Verifier // nil: anyone may sign up, programs too
 	SecureCookies  bool                // the control plane is reached by https
+	// Pulse of the control database: requests end with it; nil lets them wait.
+	Pulse *pulse.Pulse
 	// Draining ends streams when the process is to stop; nil never does.
 	Draining <-chan struct{}
 }
@@ -113,6 +116,9 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 		httpserver.LimitBody,
 		below("/v1", httpserver.TidyPath("")),
 	)
+	if o.Pulse != nil {
+		router.Use(boundTo(o.Pulse))
+	}
 	if len(o.SignupOrigins) > 0 { // an empty list would mean everybody to the library
 		router.Use(below("/v1/signups", cors.Handler(cors.Options{
 			AllowedOrigins: o.SignupOrigins,
@@ -135,6 +141,17 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 	a.huma.UseMiddleware(a.authenticate)
 	a.routes()
 	return a, router
+}
+
+// boundTo ends requests when the control database falls silent.
+func boundTo(p *pulse.Pulse) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, done := p.Bind(r.Context())
+			defer done()
+			next.ServeHTTP(w, r.WithContext(ctx))
+		})
+	}
 }
 
 // below applies a middleware to the paths that begin with the prefix.
@@ -172,15 +189,18 @@ func op[I, O any](a *api, method, path string, who access, status int, id, summa
 	}
 	huma.Register(a.huma, operation, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
-		return out, withoutDatabase(err)
+		return out, withoutDatabase(ctx, err)
 	})
 }
 
 // withoutDatabase says that the control database is away, which is not the
 // caller's concern but passes: 503 instead of 500.
-func withoutDatabase(err error) error {
+func withoutDatabase(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(context.Cause(ctx), pulse.ErrSilent) {
+		return databaseAway(err)
 	}
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
@@ -193,6 +213,10 @@ func withoutDatabase(err error) error {
 			return err
 		}
 	}
+	return databaseAway(err)
+}
+
+func databaseAway(err error) error {
 	return fault.Unavailable("The control database does not answer. Try again in a moment; tenants are served meanwhile.").
 		Code("database_unavailable").RetryAfter(time.Second).Because(err)
 }
