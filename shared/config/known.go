@@ -27,6 +27,7 @@ var Known = []Setting{
 	{"OUVIRA_SNAPSHOT_FILE", "Where a node keeps its encrypted copy of the route table."},
 	{"OUVIRA_SIGNUP_ORIGINS", "Origins, separated by commas, of the sign-up pages that may call the control plane."},
 	{"OUVIRA_AUDIT_SEAL_EVERY", "How long audit records of a tenant may wait until they are sealed: until then a superuser of its database could change them unseen."},
+	{"OUVIRA_LINGER", "How long a node that was told to stop goes on serving, with `/readyz` off already: as long as the load balancer needs to notice, `5s` say."},
 	{"OUVIRA_AUTH_COOKIES", "`true` lets browsers sign in with cookies besides bearer tokens."},
 	{"OUVIRA_BACKUP_URL", "Where backups go: a `file://` directory or an object store."},
 	{"OUVIRA_LOG_LEVEL", "`debug`, `info`, `warn` or `error`."},

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,6 +42,11 @@ type Options struct {
 	Internal     http.Handler // of NewInternal
 
 	Drain time.Duration // 0 means DefaultDrain
+	// Linger is how long the public listener goes on serving after the end was
+	// asked for: as long as whoever spreads the requests needs to see that
+	// readiness is off. Answers then close their connection, so that no client
+	// sends its next request into one that is about to close.
+	Linger time.Duration
 	// Draining is called when the end was asked for, before the listeners
 	// close: readiness turns false there.
 	Draining func()
@@ -55,7 +61,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	servers := []*http.Server{newServer(o.Handler, o.Logger)}
+	var ending atomic.Bool
+	servers := []*http.Server{newServer(closeWhen(&ending, o.Handler), o.Logger)}
 	listeners := []net.Listener{public}
 	var internalAddr net.Addr
 	if o.InternalAddr != "" {
@@ -87,10 +94,28 @@ func Run(ctx context.Context, o Options) error {
 	case cause = <-failed:
 		cause = fmt.Errorf("serve: %w", cause)
 	}
+	ending.Store(true)
 	if o.Draining != nil {
 		o.Draining()
 	}
+	if cause == nil && o.Linger > 0 {
+		select {
+		case <-time.After(o.Linger):
+		case err := <-failed:
+			cause = fmt.Errorf("serve: %w", err)
+		}
+	}
 	return errors.Join(cause, drain(context.WithoutCancel(ctx), o, servers))
+}
+
+// closeWhen lets answers close their connection once the end was asked for.
+func closeWhen(ending *atomic.Bool, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ending.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // drain ends the public server first; the internal one answers probes until

@@ -162,3 +162,42 @@ func TestReadyzNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("metrics are on the public listener: %d", status)
 	}
 }
+
+// Between the order to end and the end of the listener, requests are served on
+// new connections too, readiness is off, and each answer closes its connection.
+func TestRunLingers(t *testing.T) {
+	t.Parallel()
+	internal := httpserver.NewInternal(prometheus.NewRegistry())
+	ended := make(chan struct{})
+	at, stop, result := start(t, httpserver.Options{
+		Handler:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }),
+		Internal: internal, Linger: 3 * time.Second,
+		Draining: func() { internal.Drain(); close(ended) },
+	})
+	closes := func() bool {
+		t.Helper()
+		res, err := (&http.Client{Transport: &http.Transport{}}).Get("http://" + at.public)
+		if err != nil {
+			t.Fatalf("the listener is closed: %v", err)
+		}
+		defer res.Body.Close()
+		if body, err := io.ReadAll(res.Body); err != nil || string(body) != "served" {
+			t.Errorf("got %q, %v", body, err)
+		}
+		return res.Close
+	}
+	if closes() {
+		t.Error("an answer closes its connection though nobody asked for the end")
+	}
+	stop()
+	<-ended
+	if !closes() {
+		t.Error("the answer keeps its connection open")
+	}
+	if status, _ := get(t, "http://"+at.internal+"/readyz"); status != http.StatusServiceUnavailable {
+		t.Errorf("readiness is %d", status)
+	}
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}

@@ -97,6 +97,7 @@ func TestSettingsThatCannotBeRight(t *testing.T) {
 		"OUVIRA_PUBLIC_SCHEME=ftp":                     "must be http or https",
 		"OUVIRA_PUBLIC_PORT=99999":                     "must be a port",
 		"OUVIRA_CONNECTION_SHARE=1.5":                  "must be more than 0 and at most 1",
+		"OUVIRA_LINGER=2m":                             "OUVIRA_LINGER: must be between",
 		"OUVIRA_TRUSTED_PROXIES=10.0.0.0/8,x":          "OUVIRA_TRUSTED_PROXIES: entry 2",
 		"OUVIRA_LOG_LEVEL=loud":                        "must be debug, info, warn or error",
 		"OUVIRA_ENV=production":                        "production wants https",

@@ -88,7 +88,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	stopSealing := auditing.start(ctx)
 	err = runNode(ctx, routes, drainer, httpserver.Options{
 		Logger: log, Addr: s.Listen, Handler: handler,
-		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain,
+		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain, Linger: s.Linger,
 	})
 	stopSealing()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)

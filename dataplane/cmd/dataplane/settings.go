@@ -39,6 +39,7 @@ type settings struct {
 	CORSOrigins     []string `env:"CORS_ALLOWED_ORIGINS"`
 
 	AuditSealEvery time.Duration `env:"OUVIRA_AUDIT_SEAL_EVERY" envDefault:"5m"`
+	Linger         time.Duration `env:"OUVIRA_LINGER" envDefault:"0s"`
 
 	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
 	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
@@ -79,6 +80,7 @@ func (s *settings) Validate() error {
 	}
 	refuse(s.ConnectionShare <= 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
 	refuse(s.AuditSealEvery < time.Second, "OUVIRA_AUDIT_SEAL_EVERY: must be a second (1s) or more")
+	refuse(s.Linger < 0 || s.Linger > time.Minute, "OUVIRA_LINGER: must be between nothing (0s) and a minute (1m)")
 	_, err = httpserver.ParseProxies(s.TrustedProxies)
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
 	_, err = mail.NewSMTP(s.mail())
