@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,7 +39,12 @@ func run(m *testing.M) int {
 		return 1
 	}
 	bin = dir
-	return m.Run()
+	code := m.Run()
+	if err := closeShared(); err != nil {
+		fmt.Fprintln(os.Stderr, "stop the shared stack:", err)
+		code = max(code, 1)
+	}
+	return code
 }
 
 // portMu keeps two stacks of this process from choosing the same ports.
@@ -59,25 +63,13 @@ func start(t *testing.T, o stack.Options) (*stack.Stack, string) {
 		o.Env[""] = map[string]string{}
 	}
 	o.Env[""]["OUVIRA_FAILPOINT_DIR"] = failpoints
-	portMu.Lock()
-	defer portMu.Unlock()
-	var s *stack.Stack
-	var err error
-	for range 3 { // ports that were free a moment ago may not be
-		o.State = t.TempDir()
-		if o.PortBase, err = stack.FreePortBase(); err != nil {
-			t.Fatal(err)
-		}
-		if s, err = stack.Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), "already in use") {
-			break
-		}
-	}
+	s, err := up(t.Context(), t.TempDir, o)
 	if err != nil {
-		t.Fatalf("start the stack: %v\n%s", err, logs(o.State))
+		t.Fatalf("start the stack: %v", err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(logs(o.State))
+			t.Log(logs(s.State()))
 		}
 		if err := s.Close(); err != nil {
 			t.Errorf("stop the stack: %v", err)

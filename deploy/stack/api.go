@@ -16,7 +16,8 @@ type API struct {
 	Base   string
 	Host   string
 	Token  string
-	Header http.Header // further headers
+	Header http.Header  // further headers
+	Client *http.Client // nil: one that all share
 }
 
 // Answer of an API: the status and the body as it came.
@@ -60,7 +61,11 @@ func (a API) Call(ctx context.Context, method, path string, body any) (Answer, e
 	if a.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+a.Token)
 	}
-	response, err := apiClient.Do(request)
+	client := a.Client
+	if client == nil {
+		client = apiClient
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -1,0 +1,112 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ouvira/ouvira/deploy/stack"
+)
+
+// chaos sets the scale of the tests of docs/reliability.md: not given, their
+// short forms run; given, their long ones, of which the soak takes this long.
+var chaos = flag.Duration("chaos", 0, "run the long forms of the reliability tests; the soak takes this long, 30m say")
+
+// scaled is the short form's figure, or the long one's.
+func scaled[T any](short, long T) T {
+	if *chaos > 0 {
+		return long
+	}
+	return short
+}
+
+// shared is a stack for the tests that leave it as they found it. One of them
+// has it at a time: they stop its parts.
+var shared struct {
+	mu    sync.Mutex
+	stack *stack.Stack
+	dir   string
+}
+
+// borrow gives the test the shared stack until its end. Each test makes the
+// tenants that it works with.
+func borrow(t *testing.T) *stack.Stack {
+	t.Helper()
+	shared.mu.Lock()
+	t.Cleanup(shared.mu.Unlock)
+	if shared.stack == nil {
+		dir, err := os.MkdirTemp("", "ouvira-e2e-shared-")
+		must(t, err)
+		lingering := map[string]string{"OUVIRA_LINGER": linger.String()}
+		// Not the test's context: the stack outlives it.
+		shared.stack, err = up(context.Background(), func() string { return dir }, stack.Options{
+			Bin: bin, Disposable: true, Env: map[string]map[string]string{stack.DataNode(0): lingering, stack.DataNode(1): lingering},
+		})
+		shared.dir = dir
+		must(t, err)
+		generous(t, shared.stack)
+	}
+	s := shared.stack
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(logs(s.State()))
+		}
+		for _, part := range s.Names() { // whatever a failed test left stopped
+			if err := s.Start(context.Background(), part); err != nil {
+				t.Errorf("start %s again: %v", part, err)
+			}
+		}
+	})
+	return s
+}
+
+// closeShared ends the shared stack after the last test.
+func closeShared() error {
+	if shared.stack == nil {
+		return nil
+	}
+	return errors.Join(shared.stack.Close(), os.RemoveAll(shared.dir))
+}
+
+// up starts a stack on ports that are free.
+func up(ctx context.Context, state func() string, o stack.Options) (s *stack.Stack, err error) {
+	portMu.Lock()
+	defer portMu.Unlock()
+	for range 3 { // ports that were free a moment ago may not be
+		o.State = state()
+		if o.PortBase, err = stack.FreePortBase(); err != nil {
+			return nil, err
+		}
+		if s, err = stack.Start(ctx, o); err == nil {
+			return s, nil
+		}
+		if !strings.Contains(err.Error(), "already in use") {
+			break
+		}
+	}
+	return nil, fmt.Errorf("%w\n%s", err, logs(o.State))
+}
+
+// generous lets one user ask as often as a test wants.
+func generous(t *testing.T, s *stack.Stack) {
+	t.Helper()
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	const plenty = 1_000_000
+	limits := map[string]int{"signed_in_per_user": plenty, "login_per_identifier": plenty}
+	must(t, operator.Want(t.Context(), 200, "PATCH", "/v1/plans/standard", map[string]any{"limits": limits}, nil))
+}
+
+// ready waits until a node says so of itself.
+func ready(t *testing.T, s *stack.Stack, node int) {
+	t.Helper()
+	eventually(t, time.Minute, func() (bool, string) {
+		return isReady(t.Context(), s.InternalURL(stack.DataNode(node))), fmt.Sprintf("node %d is not ready", node)
+	})
+}
