@@ -35,6 +35,7 @@ import (
 
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/sealedfile"
 )
 
 // Options of a Directory. DSN, NodeID, BaseDomain and Share are required.
@@ -51,8 +52,8 @@ type Options struct {
 	HoldFor   time.Duration // how long Admit lets requests of a held tenant wait; default 5 s
 	Log       *slog.Logger
 
-	Snapshot string // file that keeps the table over restarts; empty: none
-	Sealer   Sealer // of the snapshot
+	Snapshot string            // file that keeps the table over restarts; empty: none
+	Sealer   sealedfile.Sealer // of the snapshot
 
 	Registerer prometheus.Registerer // of the metrics; nil: none
 }

@@ -9,20 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/sealedfile"
 )
-
-// Sealer keeps the snapshot secret and whole: *seal.DataKey.
-type Sealer interface {
-	Seal(plain, context []byte) ([]byte, error)
-	Unseal(sealed, context []byte) ([]byte, error)
-}
 
 const (
 	// snapshotGap is the least time between two writings, and snapshotRest how
@@ -90,15 +83,11 @@ func (d *Directory) restore(ctx context.Context) {
 		"tenants", len(routes), "version", s.Clock.Version, "taken_at", s.TakenAt)
 }
 
-func readSnapshot(path string, sealer Sealer) (snapshot, error) {
+func readSnapshot(path string, sealer sealedfile.Sealer) (snapshot, error) {
 	var s snapshot
-	sealed, err := os.ReadFile(path)
+	packed, err := sealedfile.Read(path, sealer, snapshotContext)
 	if err != nil {
 		return s, err
-	}
-	packed, err := sealer.Unseal(sealed, snapshotContext)
-	if err != nil {
-		return s, fmt.Errorf("it was made with another key, by another version, or is damaged: %w", err)
 	}
 	unpacked, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
@@ -166,9 +155,7 @@ func (d *Directory) snapshot() snapshot {
 	return s
 }
 
-// writeSnapshot replaces the file as a whole: whoever reads it, after a crash
-// too, finds the old one or the new one.
-func writeSnapshot(path string, sealer Sealer, s snapshot) error {
+func writeSnapshot(path string, sealer sealedfile.Sealer, s snapshot) error {
 	var packed bytes.Buffer
 	packer := gzip.NewWriter(&packed)
 	if err := json.NewEncoder(packer).Encode(s); err != nil {
@@ -177,21 +164,5 @@ func writeSnapshot(path string, sealer Sealer, s snapshot) error {
 	if err := packer.Close(); err != nil {
 		return err
 	}
-	sealed, err := sealer.Seal(packed.Bytes(), snapshotContext)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name()) // gone already when all went well
-	_, err = file.Write(sealed)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
+	return sealedfile.Write(path, sealer, packed.Bytes(), snapshotContext)
 }
