@@ -109,7 +109,7 @@ func TestSharesAreRefusedOverTheWhole(t *testing.T) {
 	if _, err := node.Exec(t.Context(), "SELECT node.heartbeat('a', 'node', 0.7, 1, 2, 0)"); pg.Code(err) != "OV001" {
 		t.Fatalf("a share raised to 0.7: %v; want OV001", err)
 	}
-	mustExec(t, connect(t, address), "UPDATE control.members SET last_seen_at = now() - interval '1 min' WHERE id = 'b'")
+	mustExec(t, connect(t, address), "UPDATE control.members SET static_until = now() - interval '30 s' WHERE id = 'b'")
 	mustExec(t, node, "SELECT node.heartbeat('c', 'node', 0.2, 1, 2, 0)") // b is forgotten
 }
 
