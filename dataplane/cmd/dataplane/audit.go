@@ -12,7 +12,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -40,17 +39,9 @@ type auditing struct {
 // newAuditing wires it. The control database may be away: what is asked of it
 // fails then, and is tried again.
 func newAuditing(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, signer audit.Signer) (*auditing, error) {
-	config, err := pgxpool.ParseConfig(s.NodeDatabaseURL)
+	control, err := openControl(s, 4)
 	if err != nil {
-		return nil, errors.New("OUVIRA_NODE_DATABASE_URL: is not a valid postgres:// URL")
-	}
-	config.MaxConns, config.MinConns = 4, 0
-	config.MaxConnIdleTime = time.Minute
-	config.ConnConfig.ConnectTimeout = 5 * time.Second
-	config.ConnConfig.RuntimeParams["application_name"] = "ouvira/" + s.NodeID
-	control, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
-		return nil, fmt.Errorf("OUVIRA_NODE_DATABASE_URL: %w", err)
+		return nil, err
 	}
 	heads := audit.NewControlHeads(control)
 	worker, err := audit.NewWorker(audit.WorkerOptions{

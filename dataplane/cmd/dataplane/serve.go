@@ -48,15 +48,19 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 		return fmt.Errorf("OUVIRA_DATA_KEY_FILE: %w", err)
 	}
 	routes, err := directory.New(directory.Options{
-		DSN: s.NodeDatabaseURL, NodeID: s.NodeID, BaseDomain: s.BaseDomain, Share: s.ConnectionShare, Log: log,
+		DSN: s.NodeDatabaseURL, NodeID: s.NodeID, BaseDomain: s.BaseDomain, Log: log,
 		SchemaMin: schema.Oldest, SchemaMax: schema.Latest,
 		Snapshot: s.SnapshotFile, Sealer: key, Registerer: registry,
 	})
 	if err != nil {
 		return err
 	}
+	leased, err := newShares(s, log, registry, routes, key)
+	if err != nil {
+		return err
+	}
 	pools, err := tenantpool.New(tenantpool.Options{
-		NodeID: s.NodeID, Share: s.ConnectionShare, Routes: routes, Key: key, Log: log, Registerer: registry,
+		NodeID: s.NodeID, Budget: leased, Routes: routes, Key: key, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return err
@@ -85,6 +89,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 		}
 		return nil
 	}}, httpserver.Check{Name: "turnstile", Note: s.TurnstileNote()})
+	stopLeasing := leased.start(ctx, pools)
 	stopSealing := auditing.start(ctx)
 	err = runNode(ctx, routes, drainer, httpserver.Options{
 		Logger: log, Addr: s.Listen, Handler: handler,
@@ -93,7 +98,8 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	stopSealing()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	return errors.Join(err, pools.Close(closing))
+	err = errors.Join(err, pools.Close(closing))
+	return errors.Join(err, stopLeasing(closing))
 }
 
 // runNode runs the directory, the outbox and the listeners. After the last

@@ -32,7 +32,7 @@ type settings struct {
 	TrustedProxies  []string `env:"OUVIRA_TRUSTED_PROXIES"`
 	NodeDatabaseURL string   `env:"OUVIRA_NODE_DATABASE_URL" secret:"url"`
 	NodeID          string   `env:"OUVIRA_NODE_ID"`
-	ConnectionShare float64  `env:"OUVIRA_CONNECTION_SHARE" envDefault:"0.4"`
+	ConnectionShare float64  `env:"OUVIRA_CONNECTION_SHARE" envDefault:"1"`
 	DataKeyFile     string   `env:"OUVIRA_DATA_KEY_FILE"`
 	SnapshotFile    string   `env:"OUVIRA_SNAPSHOT_FILE"`
 	AuthCookies     bool     `env:"OUVIRA_AUTH_COOKIES"`

@@ -90,7 +90,6 @@ func BenchmarkLookup(b *testing.B) {
 func BenchmarkFullPull(b *testing.B) {
 	c := fleetOf(b)
 	o := c.options()
-	o.Share = 0.01 // each round is a node of its own
 	var events atomic.Int64
 	for b.Loop() {
 		o.NodeID += "x"

@@ -14,9 +14,6 @@
 //     A snapshot on disk, sealed, makes this hold across a restart; tenants that
 //     were suspended in it stay so.
 //   - Routes are shared and never changed after they are published.
-//
-// The same loop announces this node and its static share of every server's
-// connection budget (node.heartbeat).
 package directory
 
 import (
@@ -24,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,14 +34,13 @@ import (
 	"github.com/ouvira/ouvira/shared/sealedfile"
 )
 
-// Options of a Directory. DSN, NodeID, BaseDomain and Share are required.
+// Options of a Directory. DSN, NodeID and BaseDomain are required.
 type Options struct {
-	DSN        string  // postgres:// URL of the control database, role ouvira_node
-	NodeID     string  // stable name of this process
-	BaseDomain string  // tenants answer at <slug>.<BaseDomain>
-	Share      float64 // of every server's connection budget, 0 < Share ≤ 1
-	SchemaMin  int64   // range of tenant schema versions that this binary serves, and
-	SchemaMax  int64   // announces; both 0: any, not announced
+	DSN        string // postgres:// URL of the control database, role ouvira_node
+	NodeID     string // stable name of this process
+	BaseDomain string // tenants answer at <slug>.<BaseDomain>
+	SchemaMin  int64  // range of tenant schema versions that this binary serves;
+	SchemaMax  int64  // both 0: any
 
 	PollEvery time.Duration // the net under notifications; default 1 s
 	MaxAge    time.Duration // older copies answer unknown hosts with 503; default 1 min
@@ -93,15 +88,9 @@ func New(o Options) (*Directory, error) {
 	if err != nil || strings.Contains(o.BaseDomain, ":") {
 		return nil, errors.New("the base domain is not a host name: set OUVIRA_BASE_DOMAIN to a name such as example.com")
 	}
-	if o.Share <= 0 || o.Share > 1 {
-		return nil, errors.New("the connection share must be more than 0 and at most 1: set OUVIRA_CONNECTION_SHARE")
-	}
 	if o.NodeID == "" {
 		return nil, errors.New("the node has no name: set OUVIRA_NODE_ID")
 	}
-	// The control database keeps three digits; another value would never equal
-	// what it has stored.
-	o.Share = max(math.Floor(o.Share*1000+1e-9)/1000, 0.001)
 	o.PollEvery = orDefault(o.PollEvery, time.Second)
 	o.MaxAge = orDefault(o.MaxAge, time.Minute)
 	o.HoldFor = orDefault(o.HoldFor, 5*time.Second)

@@ -102,46 +102,6 @@ func TestNamesChangeHandsWithinOnePull(t *testing.T) {
 	}
 }
 
-func TestTheHeartbeatAnnouncesTheShare(t *testing.T) {
-	t.Parallel()
-	c := newControl(t)
-	o := c.options()
-	o.Share, o.SchemaMin, o.SchemaMax, o.PollEvery = 0.333_4, 1, 2, 50*time.Millisecond
-	d := run(t, o)
-	var share float64
-	var low, high int64
-	if err := c.admin.QueryRow(t.Context(), "SELECT connection_share, schema_min, schema_max FROM control.members WHERE id = $1", o.NodeID).Scan(&share, &low, &high); err != nil {
-		t.Fatal(err)
-	}
-	if share != 0.333 || low != 1 || high != 2 {
-		t.Errorf("announced %v, schema %d–%d", share, low, high)
-	}
-	c.tenant(t, "acme")
-	eventually(t, "the heartbeat tells the version", func() bool {
-		var version int64
-		err := c.admin.QueryRow(t.Context(), "SELECT route_version FROM control.members WHERE id = $1", o.NodeID).Scan(&version)
-		return err == nil && version == d.Version() && version > 1
-	})
-}
-
-// Shares must not come to more than the whole: the node that is too much does
-// not start, and says what to do.
-func TestInvariant01AShareThatIsNotLeftIsRefusedAtTheStart(t *testing.T) {
-	t.Parallel()
-	c := newControl(t)
-	first := c.options()
-	first.Share = 0.7
-	run(t, first)
-	d, err := directory.New(c.options())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = d.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "OUVIRA_CONNECTION_SHARE") || pg.Code(err) != directory.CodeShareTaken {
-		t.Errorf("the second node: %v", err)
-	}
-}
-
 func TestStartupErrorsThatWaitingDoesNotMend(t *testing.T) {
 	t.Parallel()
 	c := newControl(t)
@@ -171,8 +131,6 @@ func TestStartupErrorsThatWaitingDoesNotMend(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(o *directory.Options){
 		"no base domain": func(o *directory.Options) { o.BaseDomain = "" },
-		"share of 0":     func(o *directory.Options) { o.Share = 0 },
-		"share of 2":     func(o *directory.Options) { o.Share = 2 },
 		"no name":        func(o *directory.Options) { o.NodeID = "" },
 	} {
 		o := c.options()

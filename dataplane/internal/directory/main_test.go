@@ -151,7 +151,7 @@ func (c *control) domain(t testing.TB, tenant uuid.UUID, host string, primary bo
 // notification.
 func (c *control) options() directory.Options {
 	return directory.Options{
-		DSN: c.nodeURL, NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost", Share: 0.4, PollEvery: time.Hour,
+		DSN: c.nodeURL, NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost", PollEvery: time.Hour,
 	}
 }
 

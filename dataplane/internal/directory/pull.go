@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/shared/pg"
@@ -19,10 +18,8 @@ const (
 	// pullGap is the least time between the beginnings of two pulls: a burst of
 	// notifications costs a pull each pullGap, not one each.
 	pullGap = 25 * time.Millisecond
-	// pullTimeout bounds one pull and one heartbeat together.
+	// pullTimeout bounds one pull.
 	pullTimeout = 10 * time.Second
-	// CodeShareTaken is the SQLSTATE by which node.heartbeat refuses a share.
-	CodeShareTaken = "OV001"
 )
 
 // flight is a pull that has not begun yet, and who waits for it.
@@ -77,8 +74,8 @@ func (p *pulls) end() {
 
 // Run keeps the copy fresh until ctx ends, and then returns nil. It returns an
 // error only at the start, for what waiting does not mend: wrong credentials,
-// a Postgres too old, a share that the others leave no room for. A control
-// database that is merely away, or not migrated yet, is waited for.
+// a Postgres too old. A control database that is merely away, or not migrated
+// yet, is waited for.
 func (d *Directory) Run(ctx context.Context) error {
 	defer d.pulls.end()
 	d.restore(ctx)
@@ -112,7 +109,6 @@ func (d *Directory) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			d.beat(ctx, pool)
 		case <-d.pulls.poke:
 		}
 		begun := time.Now()
@@ -123,8 +119,7 @@ func (d *Directory) Run(ctx context.Context) error {
 	}
 }
 
-// open waits for the control database, announces this node and pulls for the
-// first time. It returns (nil, nil) when ctx ends before that.
+// open waits for the control database and pulls for the first time. It returns (nil, nil) when ctx ends before that.
 func (d *Directory) open(ctx context.Context) (*pgxpool.Pool, error) {
 	for {
 		pool, err := d.begin(ctx)
@@ -153,10 +148,6 @@ func (d *Directory) begin(ctx context.Context) (*pgxpool.Pool, error) {
 		}
 		return nil, err
 	}
-	if err := d.heartbeat(ctx, pool); err != nil {
-		pool.Close()
-		return nil, explainHeartbeat(err)
-	}
 	if err := d.fly(ctx, pool); err != nil {
 		pool.Close()
 		return nil, err
@@ -164,19 +155,11 @@ func (d *Directory) begin(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-func explainHeartbeat(err error) error {
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code == CodeShareTaken {
-		return fmt.Errorf("this node's connection share is refused: %s. %s: %w", refused.Message, refused.Hint, err)
-	}
-	return fmt.Errorf("announce this node: %w", err)
-}
-
 // permanent tells what no waiting mends. Schema objects that do not exist are
 // not among it: the control plane may be about to create them.
 func permanent(err error) bool {
 	switch pg.Code(err) {
-	case CodeShareTaken, pg.CodeInvalidAuth, pg.CodeInvalidPassword, pg.CodeInvalidCatalog, pg.CodeInsufficientRights:
+	case pg.CodeInvalidAuth, pg.CodeInvalidPassword, pg.CodeInvalidCatalog, pg.CodeInsufficientRights:
 		return true
 	}
 	return errors.As(err, new(unusable))
@@ -184,10 +167,9 @@ func permanent(err error) bool {
 
 // survives tells that a node with a snapshot goes on serving by it: whoever
 // broke its login to the control database shall not take the tenants down with
-// it. A share that others were given is another matter, and so is a setting that
-// nobody can read.
+// it. A setting that nobody can read is another matter.
 func (d *Directory) survives(err error) bool {
-	return d.Ready() && pg.Code(err) != CodeShareTaken && !errors.As(err, new(unusable))
+	return d.Ready() && !errors.As(err, new(unusable))
 }
 
 // unusable marks a control database that answers, or an address that is read,
@@ -195,24 +177,6 @@ func (d *Directory) survives(err error) bool {
 type unusable struct{ error }
 
 func (e unusable) Unwrap() error { return e.error }
-
-const heartbeatSQL = `SELECT node.heartbeat($1, 'node', $2, NULLIF($3::bigint, 0), NULLIF($4::bigint, 0), $5)`
-
-func (d *Directory) heartbeat(ctx context.Context, pool *pgxpool.Pool) error {
-	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-	defer cancel()
-	_, err := pool.Exec(ctx, heartbeatSQL, d.options.NodeID, d.options.Share, d.options.SchemaMin, d.options.SchemaMax, d.Version())
-	return err
-}
-
-// beat is a heartbeat of a node that serves already: a refusal does not stop
-// it. It was cut off for so long that others were given its share; it keeps
-// to what it has, and says so until an operator has set it right.
-func (d *Directory) beat(ctx context.Context, pool *pgxpool.Pool) {
-	if err := d.heartbeat(ctx, pool); err != nil && ctx.Err() == nil {
-		d.options.Log.WarnContext(ctx, "heartbeat failed", "error", explainHeartbeat(err), "routes_age", d.Age().String())
-	}
-}
 
 // fly pulls once and tells who waits for it.
 func (d *Directory) fly(ctx context.Context, pool *pgxpool.Pool) error {

@@ -65,7 +65,7 @@ func newRouting(b *testing.B, f *tenanttest.Fixture, tenants ...tenanttest.Tenan
 		}
 	}, tenants...)
 	r.Directory = d
-	r.pools, err = tenantpool.New(tenantpool.Options{NodeID: "bench", Share: 1, Routes: d, Key: f.Key})
+	r.pools, err = tenantpool.New(tenantpool.Options{NodeID: "bench", Budget: tenanttest.NewBudget(), Routes: d, Key: f.Key})
 	if err != nil {
 		b.Fatal(err)
 	}

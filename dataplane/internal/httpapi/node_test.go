@@ -65,7 +65,7 @@ func nodeOver(t *testing.T, f *tenanttest.Fixture, changes ...func(*httpapi.Opti
 	t.Helper()
 	n := &node{Fixture: f, registry: telemetry.NewRegistry(), log: &lines{}, calls: map[uuid.UUID]*counts{}}
 	log := telemetry.NewLogger(n.log, slog.LevelDebug, "dataplane")
-	pools, err := tenantpool.New(tenantpool.Options{NodeID: "test", Share: 1, Routes: n.Table, Key: n.Key, Log: log, Wait: 20 * time.Second, ConnectTimeout: 20 * time.Second})
+	pools, err := tenantpool.New(tenantpool.Options{NodeID: "test", Budget: tenanttest.NewBudget(), Routes: n.Table, Key: n.Key, Log: log, Wait: 20 * time.Second, ConnectTimeout: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ type drainer struct {
 
 func (w *world) drainer(t *testing.T, fleet outbox.Fleet) drainer {
 	t.Helper()
-	pools, err := tenantpool.New(tenantpool.Options{NodeID: "test", Share: 0.4, Routes: w.Table, Key: w.Key})
+	pools, err := tenantpool.New(tenantpool.Options{NodeID: "test", Budget: tenanttest.NewBudget(), Routes: w.Table, Key: w.Key})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,15 +30,16 @@ func TestMain(m *testing.M) {
 type node struct {
 	*tenanttest.Fixture
 
-	id    string
-	pools *tenantpool.Pools
+	id     string
+	budget *tenanttest.Budget
+	pools  *tenantpool.Pools
 }
 
 // newNode serves the fixture's two tenants. budget is the server's; the node
 // has all of it.
 func newNode(t testing.TB, budget int, adjust ...func(*tenantpool.Options)) *node {
 	t.Helper()
-	n := &node{Fixture: tenanttest.New(t), id: "n" + uuid.NewString()[:8]}
+	n := &node{Fixture: tenanttest.New(t), id: "n" + uuid.NewString()[:8], budget: tenanttest.NewBudget()}
 	server := *n.Server
 	server.MaxConnections = budget
 	server.Version++
@@ -48,7 +49,7 @@ func newNode(t testing.TB, budget int, adjust ...func(*tenantpool.Options)) *nod
 	}
 	n.A.Route, _ = n.Table.ByID(n.A.ID)
 	n.B.Route, _ = n.Table.ByID(n.B.ID)
-	options := tenantpool.Options{NodeID: n.id, Share: 1, Routes: n.Table, Key: n.Key, Wait: 10 * time.Second}
+	options := tenantpool.Options{NodeID: n.id, Budget: n.budget, Routes: n.Table, Key: n.Key, Wait: 10 * time.Second}
 	for _, fn := range adjust {
 		fn(&options)
 	}
@@ -56,6 +57,7 @@ func newNode(t testing.TB, budget int, adjust ...func(*tenantpool.Options)) *nod
 	if n.pools, err = tenantpool.New(options); err != nil {
 		t.Fatal(err)
 	}
+	n.budget.OnChange = n.pools.LimitsChanged
 	n.Table.Subscribe(n.pools.RouteChanged)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -111,7 +113,7 @@ func (n *node) exec(t testing.TB, statements ...string) {
 // backends counts this node's on the server, as Postgres sees them.
 func (n *node) backends(ctx context.Context, conn *pgx.Conn) (int, error) {
 	var count int
-	err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", "ouvira/"+n.id).Scan(&count)
+	err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'ouvira/' || $1::text || '/')", n.id).Scan(&count)
 	return count, err
 }
 

@@ -20,7 +20,6 @@ type pool struct {
 	server *server
 	made   *route.Route // by which it was made
 	key    route.PoolKey
-	cap    int // this process's part of the tenant's cap
 
 	route *route.Route // the newest of the same key; guarded by Pools.mu
 
@@ -40,6 +39,16 @@ type pool struct {
 // closeWithin bounds the polite end of a connection: Terminate is written, and
 // the server's own close waited for.
 const closeWithin = 2 * time.Second
+
+// capAgain is the pause before a connection is tried again that the tenant's own
+// limit at the server has refused.
+const capAgain = 50 * time.Millisecond
+
+// cap is this process's part of the tenant's cap, which all nodes share. The
+// role's own limit at the server stands behind it.
+func (e *pool) cap() int {
+	return max(1, e.made.MaxConnections/max(1, int(e.owner.nodes.Load())))
+}
 
 // build makes pgx's pool: the credential is opened and the configuration
 // copied once, however many requests come first at the same time.
@@ -65,6 +74,11 @@ func (e *pool) acquire(ctx, waiting context.Context) (*pgxpool.Conn, error) {
 			return nil, e.server.overflow(e)
 		case errors.Is(err, errTryAgain):
 			// An idle connection of this very pool can be had instead.
+		case isTenantCap(err) && sleep(waiting, capAgain):
+			// Other nodes hold what is the tenant's, perhaps only until they know
+			// that this one serves it too.
+		case isTenantCap(err):
+			return nil, err
 		default:
 			return nil, err
 		}
@@ -161,7 +175,7 @@ func (p *Pools) openPool(e *pool) (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	config := p.base.Copy()
-	config.MaxConns = int32(min(e.cap, 1<<15))
+	config.MaxConns = int32(min(r.MaxConnections, 1<<15)) // cap moves below it
 	cc := config.ConnConfig
 	cc.Host, cc.Port, cc.TLSConfig = r.Server.Host, r.Server.Port, tlsConfig
 	cc.Database, cc.User, cc.Password = r.Database, r.Database, string(password)

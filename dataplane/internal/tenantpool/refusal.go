@@ -16,6 +16,7 @@ var (
 	errTryAgain   = errors.New("a permit is not needed any more")
 	errTenantBusy = errors.New("all connections that the tenant may have are in use")
 	errServerBusy = errors.New("all connections that this process may have to the server are in use")
+	errExpelled   = errors.New("this process was expelled from the server, and begins anew")
 	errNoAnswer   = errors.New("the server did not make a connection in time")
 )
 
@@ -70,7 +71,7 @@ func explain(err error) (reason string, f *fault.Error) {
 	case errors.Is(err, errTenantBusy), isTenantCap(err):
 		return reasonTenantBusy, fault.RateLimited("This workspace has too many requests at work at the same time. Try again shortly.").
 			Code("tenant_busy").RetryAfter(time.Second)
-	case errors.Is(err, errServerBusy):
+	case errors.Is(err, errServerBusy), errors.Is(err, errExpelled):
 		return reasonServerBusy, busy()
 	case pg.Code(err) == pg.CodeTooManyConnections:
 		return reasonServerFull, busy()

@@ -52,7 +52,7 @@ func TestInvariant02AnEvictedPoolServesItsLeasesToTheEnd(t *testing.T) {
 	conn := testdb.Connect(t, n.SuperuserDB)
 	eventually(t, "the evicted pool is closed", func() bool {
 		var databases int
-		err := conn.QueryRow(t.Context(), "SELECT count(DISTINCT datname) FROM pg_stat_activity WHERE application_name = $1", "ouvira/"+n.id).Scan(&databases)
+		err := conn.QueryRow(t.Context(), "SELECT count(DISTINCT datname) FROM pg_stat_activity WHERE starts_with(application_name, 'ouvira/' || $1::text || '/')", n.id).Scan(&databases)
 		return err == nil && databases <= 1
 	})
 }
@@ -128,7 +128,7 @@ func TestInvariant03ARouteChangedBetweenLookupAndLease(t *testing.T) {
 func TestInvariant03ALeaseDoesNotWaitForTheNews(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, 20)
-	pools, err := tenantpool.New(tenantpool.Options{NodeID: n.id, Share: 1, Routes: n.Table, Key: n.Key})
+	pools, err := tenantpool.New(tenantpool.Options{NodeID: n.id, Budget: tenanttest.NewBudget(), Routes: n.Table, Key: n.Key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestIdleConnectionsThatTheServerEndedAreNotLeased(t *testing.T) {
 	}
 	released := time.Now()
 	conn := testdb.Connect(t, n.SuperuserDB)
-	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", "ouvira/"+n.id); err != nil {
+	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, 'ouvira/' || $1::text || '/')", n.id); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the backends are gone", func() bool {

@@ -20,13 +20,14 @@ import (
 // Acquire was cancelled).
 const settleEvery = 100 * time.Millisecond
 
-// server is one Postgres server's connection budget, shared by all pools on
-// it. It lives as long as the process: what is known of a server survives the
+// server is this process's share of one Postgres server's connection budget, for
+// all pools on it. It lives as long as the process: what is known of a server survives the
 // eviction of pools.
 type server struct {
-	id   uuid.UUID
-	name string
-	log  *slog.Logger
+	id     uuid.UUID
+	name   string
+	budget Budget
+	log    *slog.Logger
 
 	// pressed is false while nobody waits and the budget is kept to, which is
 	// nearly always: a release then costs one load. Written with mu held.
@@ -36,9 +37,12 @@ type server struct {
 	version int64
 	address string
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}] // of the address
-	limit   int                                        // this process's share of the budget
+	whole   int                                        // the server's budget
+	limit   int                                        // this process's share of it
+	over    bool                                       // a tenant may hold more than its cap, which has fallen
 	open    int                                        // permits out: sockets, and dials on their way
 	leaving int                                        // of these, sockets that are being closed to make room
+	proven  time.Time                                  // when a connection last proved that this instance may connect
 	tenants map[uuid.UUID]*usage
 	pools   map[*pool]int // permits out by pool
 	queue   []*waiter     // in order of arrival
@@ -51,6 +55,7 @@ type server struct {
 type usage struct {
 	open      int
 	connected int // of these, past the marker check
+	leaving   int // of these, sockets that are being closed to make room
 }
 
 // waiter waits for a permit. It is answered once: nil grants it.
@@ -59,17 +64,18 @@ type waiter struct {
 	ready chan error // of size 1
 }
 
-func newServer(r *route.Server, log *slog.Logger) *server {
-	s := &server{id: r.ID, name: r.Name, log: log, tenants: map[uuid.UUID]*usage{}, pools: map[*pool]int{}, version: -1}
+func newServer(r *route.Server, budget Budget, log *slog.Logger) *server {
+	s := &server{id: r.ID, name: r.Name, budget: budget, log: log, tenants: map[uuid.UUID]*usage{}, pools: map[*pool]int{}, version: -1}
 	s.breaker = newBreaker(r.Name, log)
 	return s
 }
 
 // resize sets the limit by what the route says of the server.
-func (s *server) resize(to *route.Server, limit int) {
+func (s *server) resize(to *route.Server) {
 	s.mu.Lock()
 	if to.Version >= s.version {
-		s.version, s.limit, s.name = to.Version, limit, to.Name
+		s.version, s.whole, s.name = to.Version, to.MaxConnections, to.Name
+		s.limit = s.budget.Limit(s.id, s.whole)
 		if address := net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))); address != s.address {
 			s.address, s.breaker = address, newBreaker(to.Name, s.log)
 		}
@@ -101,6 +107,9 @@ func (s *server) permit(ctx context.Context, e *pool) (*permit, error) {
 	default:
 	}
 	e.owner.meters.waited(s)
+	if _, open, limit, _ := s.counts(); open >= limit {
+		s.budget.Short()
+	}
 	again := time.NewTicker(settleEvery)
 	defer again.Stop()
 	for {
@@ -127,7 +136,7 @@ func grantedTo(e *pool, err error) (*permit, error) {
 		e.server.returned(e, nil)
 		return nil, errNoAnswer
 	}
-	return &permit{pool: e, report: report}, nil
+	return &permit{pool: e, report: report, instance: e.server.budget.Instance()}, nil
 }
 
 // withdraw takes w out of the queue; false means that it has been answered.
@@ -156,6 +165,7 @@ func (s *server) returned(e *pool, sock *socket) {
 		}
 		if sock.leaving {
 			s.leaving--
+			u.leaving--
 		}
 		sock.gone = true
 	}
@@ -176,7 +186,12 @@ func (s *server) connected(e *pool, sock *socket) {
 	s.mu.Lock()
 	sock.connected = true
 	s.tenants[e.made.TenantID].connected++
+	first := s.unproven()
+	s.proven = time.Now()
 	s.mu.Unlock()
+	if first {
+		s.settleIfPressed()
+	}
 }
 
 // leave marks a socket that is about to be closed to make room. false: it is
@@ -187,16 +202,28 @@ func (s *server) leave(sock *socket) bool {
 	if sock.gone || sock.leaving {
 		return false
 	}
-	sock.leaving = true
+	s.leaves(sock.pool, sock)
 	return true
 }
 
+// leaves is called with mu held.
+func (s *server) leaves(e *pool, sock *socket) {
+	sock.leaving = true
+	s.tenants[e.made.TenantID].leaving++
+}
+
 // press is called with mu held, after each change.
-func (s *server) press() { s.pressed.Store(len(s.queue) > 0 || s.open-s.leaving > s.limit) }
+func (s *server) press() {
+	s.pressed.Store(len(s.queue) > 0 || s.over || s.open-s.leaving > s.limit)
+}
 
 // settle answers whom it can and makes room for whom it cannot.
-func (s *server) settle() {
-	for _, v := range s.plan() {
+func (s *server) settle() { s.dismiss(s.plan()) }
+
+// dismiss has the victims close what they shall, which counts as leaving
+// already.
+func (s *server) dismiss(victims []victim) {
+	for _, v := range victims {
 		if short := v.n - v.pool.dropIdle(v.n); short > 0 {
 			s.mu.Lock()
 			s.leaving -= short
@@ -226,7 +253,7 @@ func (s *server) plan() []victim {
 	defer s.mu.Unlock()
 	defer s.press()
 	promised := s.answerIdle()
-	for s.open < s.limit {
+	for s.open < s.limit && s.mayDial() {
 		w := s.takePoorest()
 		if w == nil {
 			break
@@ -273,7 +300,7 @@ func (s *server) takePoorest() *waiter {
 	best, least := -1, 0
 	for i, w := range s.queue {
 		has := s.holds(w.pool)
-		if has < w.pool.cap && (best < 0 || has < least) {
+		if has < w.pool.cap() && (best < 0 || has < least) {
 			best, least = i, has
 		}
 	}
@@ -315,7 +342,7 @@ func (s *server) hungry() int {
 	could := map[uuid.UUID]int{}
 	for _, w := range s.queue {
 		id := w.pool.made.TenantID
-		if s.holds(w.pool)+could[id] < w.pool.cap {
+		if s.holds(w.pool)+could[id] < w.pool.cap() {
 			could[id]++
 			n++
 		}
@@ -360,16 +387,18 @@ func (s *server) yields(e *pool, sock *socket) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	need := s.open - s.limit + s.hungry() - s.leaving
-	if need <= 0 || sock.gone || sock.leaving {
+	over := s.excess(e) > 0
+	if (need <= 0 && !over) || sock.gone || sock.leaving {
 		return false
 	}
-	yield := s.open-s.leaving > s.limit
+	yield := over || s.open-s.leaving > s.limit
 	for _, w := range s.queue {
-		yield = yield || (s.holds(w.pool) < w.pool.cap && s.holds(w.pool) < s.holds(e))
+		yield = yield || (s.holds(w.pool) < w.pool.cap() && s.holds(w.pool) < s.holds(e))
 	}
 	if yield {
-		sock.leaving = true
+		s.leaves(e, sock)
 		s.leaving++
+		s.over = s.over && s.anyOver()
 		s.press()
 	}
 	return yield
@@ -379,7 +408,7 @@ func (s *server) yields(e *pool, sock *socket) bool {
 func (s *server) overflow(e *pool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if u := s.tenants[e.made.TenantID]; u != nil && u.connected >= e.cap {
+	if u := s.tenants[e.made.TenantID]; u != nil && u.connected >= e.cap() {
 		return errTenantBusy
 	}
 	for _, w := range s.queue {

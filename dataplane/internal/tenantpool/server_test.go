@@ -14,7 +14,7 @@ import (
 // fakePool is a pool of a tenant of its own that has no pgx pool and is waited
 // for by somebody.
 func fakePool(p *Pools, s *server, limit int) *pool {
-	e := &pool{owner: p, server: s, made: &route.Route{TenantID: uuid.New()}, cap: limit}
+	e := &pool{owner: p, server: s, made: &route.Route{TenantID: uuid.New(), MaxConnections: limit}}
 	e.acquiring.Add(1)
 	return e
 }
@@ -36,7 +36,7 @@ func queue(s *server, pools ...*pool) {
 func TestInvariant07PermitsGoToThePoorestTenant(t *testing.T) {
 	t.Parallel()
 	p := &Pools{}
-	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
+	s := newServer(&route.Server{}, nil, slog.New(slog.DiscardHandler))
 	rich, poor, poorest, capped := fakePool(p, s, 9), fakePool(p, s, 9), fakePool(p, s, 9), fakePool(p, s, 1)
 	hold(s, rich, 3)
 	hold(s, poor, 2)
@@ -60,7 +60,7 @@ func TestInvariant07PermitsGoToThePoorestTenant(t *testing.T) {
 func TestInvariant07ARicherTenantYieldsAReleasedConnection(t *testing.T) {
 	t.Parallel()
 	p := &Pools{}
-	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
+	s := newServer(&route.Server{}, nil, slog.New(slog.DiscardHandler))
 	s.limit = 3
 	rich, poor := fakePool(p, s, 9), fakePool(p, s, 9)
 	hold(s, rich, 2)
@@ -95,7 +95,7 @@ func TestInvariant01APermitReturnsWhenTheServerHasClosed(t *testing.T) {
 	}
 	defer listener.Close()
 	p := &Pools{}
-	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
+	s := newServer(&route.Server{}, nil, slog.New(slog.DiscardHandler))
 	e := fakePool(p, s, 9)
 	hold(s, e, 1)
 	conn, err := (&permit{pool: e, report: func(error) {}}).dial(t.Context(), "tcp", listener.Addr().String())
@@ -142,7 +142,7 @@ func TestInvariant01AServerThatNeverClosesIsNotWaitedForForEver(t *testing.T) {
 	}
 	defer listener.Close()
 	p := &Pools{}
-	s := newServer(&route.Server{}, slog.New(slog.DiscardHandler))
+	s := newServer(&route.Server{}, nil, slog.New(slog.DiscardHandler))
 	e := fakePool(p, s, 9)
 	hold(s, e, 1)
 	conn, err := (&permit{pool: e, report: func(error) {}}).dial(t.Context(), "tcp", listener.Addr().String())

@@ -23,6 +23,8 @@ type permit struct {
 	pool   *pool
 	used   atomic.Bool
 	report func(error) // tells the breaker, once: nil when the server has answered
+
+	instance string // of this process, as the connection will say
 }
 
 // dial is the DialFunc of one connection. Its first call makes the connection;
@@ -43,7 +45,7 @@ func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, e
 		p.pool.server.returned(p.pool, nil)
 		return nil, err
 	}
-	return &socket{Conn: conn, pool: p.pool, look: looker(conn), report: report}, nil
+	return &socket{Conn: conn, pool: p.pool, look: looker(conn), report: report, instance: p.instance}, nil
 }
 
 // socket is a connection that gives its permit back when it is closed: not
@@ -58,6 +60,7 @@ type socket struct {
 	answered atomic.Bool // the server has sent something
 	closed   atomic.Bool
 	dirty    atomic.Bool // the session is not as a new one is
+	instance string      // see permit
 
 	// Guarded by server.mu.
 	connected bool // past the marker check

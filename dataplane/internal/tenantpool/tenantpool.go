@@ -6,9 +6,9 @@
 // pools of the server share. The package promises (numbers are those of the
 // routing invariants):
 //
-//   - 1. Open backends of this process on a server never exceed its static
-//     share of the server's budget. A permit is a socket: taken before the
-//     dial, given back when the server has closed its end.
+//   - 1. Open backends of this process on a server never exceed the share of
+//     the server's budget that it has leased. A permit is a socket: taken before
+//     the dial, given back when the server has closed its end.
 //   - 2. A pool is closed only when nothing can reach it and no lease is out.
 //   - 3. A pool belongs to one tenant and one digest of its connection facts;
 //     a lease is always made by the newest route that the directory knows.
@@ -29,8 +29,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,10 +58,29 @@ type Opener interface {
 	Open(sealed, context []byte) ([]byte, error)
 }
 
-// Options of Pools. NodeID, Share, Routes and Key are required.
+// Budget is this process's part of the servers' connection budgets:
+// *budget.Lease.
+type Budget interface {
+	// Limit is how many connections this process may have to the server, of
+	// whose budget the route says how large it is.
+	Limit(server uuid.UUID, budget int) int
+	// Nodes is how many nodes share the cap of each tenant.
+	Nodes() int
+	// Instance is in the name of each connection. It changes only while there is
+	// none.
+	Instance() string
+	// Age is the time since the limits were renewed.
+	Age() time.Duration
+	// Short says that somebody waits because a limit is reached.
+	Short()
+	// Expelled says that a server has refused the instance.
+	Expelled(instance string)
+}
+
+// Options of Pools. NodeID, Budget, Routes and Key are required.
 type Options struct {
-	NodeID string  // shown to Postgres as application_name ouvira/<NodeID>
-	Share  float64 // of every server's budget and every tenant's cap, 0 < Share ≤ 1
+	NodeID string // shown to Postgres as application_name ouvira/<NodeID>/<instance>
+	Budget Budget
 	Routes Routes
 	Key    Opener
 
@@ -114,6 +133,8 @@ type Pools struct {
 	tick    uint64 // counts leases; a pool's last one tells how cold it is
 	closed  bool
 
+	nodes atomic.Int64 // that share the cap of each tenant
+
 	// open counts pools that are not closed yet and sockets that are not
 	// returned yet.
 	open sync.WaitGroup
@@ -122,12 +143,10 @@ type Pools struct {
 // New checks the options. Nothing is contacted before the first Lease.
 func New(o Options) (*Pools, error) {
 	switch {
-	case o.Share <= 0 || o.Share > 1:
-		return nil, errors.New("the connection share must be more than 0 and at most 1: set OUVIRA_CONNECTION_SHARE")
 	case o.NodeID == "":
 		return nil, errors.New("the node has no name: set OUVIRA_NODE_ID")
-	case o.Routes == nil || o.Key == nil:
-		return nil, errors.New("tenantpool needs routes and the data key")
+	case o.Routes == nil || o.Key == nil || o.Budget == nil:
+		return nil, errors.New("tenantpool needs routes, the data key and a connection budget")
 	}
 	if o.MaxPools <= 0 {
 		o.MaxPools = 1000
@@ -151,15 +170,9 @@ func New(o Options) (*Pools, error) {
 		return nil, err
 	}
 	p := &Pools{options: o, base: base, pools: pools, servers: map[uuid.UUID]*server{}}
+	p.nodes.Store(int64(o.Budget.Nodes()))
 	p.meters, err = newMeters(p, o.Registerer)
 	return p, err
-}
-
-// portion is this process's part of a number that is the whole fleet's.
-func (p *Pools) portion(whole int) int {
-	// 0.7 × 10 must not become 6: shares have three digits, so this cannot
-	// reach the next number.
-	return max(1, int(math.Floor(float64(whole)*p.options.Share+1e-6)))
 }
 
 // Lease gives a connection to the tenant's database; the caller must Release
@@ -282,12 +295,12 @@ func (p *Pools) reach(r *route.Route) (e *pool, evicted []*pool, err error) {
 func (p *Pools) newPool(r *route.Route) *pool {
 	s := p.servers[r.Server.ID]
 	if s == nil {
-		s = newServer(r.Server, p.options.Log)
+		s = newServer(r.Server, p.options.Budget, p.options.Log)
 		p.servers[r.Server.ID] = s
 	}
-	s.resize(r.Server, p.portion(r.Server.MaxConnections))
+	s.resize(r.Server)
 	p.open.Add(1)
-	return &pool{owner: p, server: s, route: r, made: r, key: r.PoolKey(), cap: p.portion(r.MaxConnections)}
+	return &pool{owner: p, server: s, route: r, made: r, key: r.PoolKey()}
 }
 
 // forget takes the pool out of the LRU, if it is the one that is there.
@@ -316,7 +329,7 @@ func (p *Pools) RouteChanged(e directory.Event) {
 		s := p.servers[e.New.Server.ID]
 		p.mu.Unlock()
 		if s != nil {
-			s.resize(e.New.Server, p.portion(e.New.Server.MaxConnections))
+			s.resize(e.New.Server)
 		}
 	}
 	served := e.New != nil && !e.New.Deleted && e.New.Status == route.StatusActive

@@ -25,7 +25,7 @@ func (f *Fixture) Directory(t testing.TB, subscriber func(directory.Event), tena
 	t.Helper()
 	address := f.Control(t, tenants...)
 	d, err := directory.New(directory.Options{
-		DSN: WithRole(address, migrations.NodeRole), NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost", Share: 0.4,
+		DSN: WithRole(address, migrations.NodeRole), NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost",
 	})
 	must(t, err)
 	if subscriber != nil {

@@ -1,0 +1,118 @@
+package tenantpool
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/shared/budget"
+)
+
+// proofFor is how long a process counts as not expelled after the last sign of
+// it. Nobody is expelled who was heard of within this time, with room to spare.
+const proofFor = 10 * time.Second
+
+var _ budget.Holder = (*Pools)(nil)
+
+// Demands implements budget.Holder.
+func (p *Pools) Demands() map[uuid.UUID]budget.Demand {
+	all := map[uuid.UUID]budget.Demand{}
+	for _, s := range p.known() {
+		if d := s.demand(); d != (budget.Demand{}) {
+			all[s.id] = d
+		}
+	}
+	return all
+}
+
+// LimitsChanged implements budget.Holder.
+func (p *Pools) LimitsChanged() {
+	p.nodes.Store(int64(p.options.Budget.Nodes()))
+	for _, s := range p.known() {
+		s.relimit()
+	}
+}
+
+func (p *Pools) known() []*server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]*server, 0, len(p.servers))
+	for _, s := range p.servers {
+		all = append(all, s)
+	}
+	return all
+}
+
+func (s *server) demand() budget.Demand {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	busy := s.open
+	for e := range s.pools {
+		busy -= e.idle()
+	}
+	return budget.Demand{Open: s.open, Wanted: max(0, busy) + s.hungry()}
+}
+
+// relimit keeps to what this process may hold now. What is too much goes: idle
+// connections at once, the others when their leases end.
+func (s *server) relimit() {
+	s.mu.Lock()
+	s.limit = s.budget.Limit(s.id, s.whole)
+	s.over = s.anyOver()
+	var victims []victim
+	if s.over {
+		for e := range s.pools {
+			if n := min(s.excess(e), e.idle()); n > 0 {
+				victims = append(victims, victim{e, n})
+				s.leaving += n
+			}
+		}
+	}
+	s.press()
+	s.mu.Unlock()
+	s.dismiss(victims)
+	s.settle()
+}
+
+// excess is by how much the tenant is over its cap. It is called with mu held.
+func (s *server) excess(e *pool) int {
+	if !s.over {
+		return 0
+	}
+	u := s.tenants[e.made.TenantID]
+	if u == nil {
+		return 0
+	}
+	return u.open - u.leaving - e.cap()
+}
+
+func (s *server) anyOver() bool {
+	for e := range s.pools {
+		if u := s.tenants[e.made.TenantID]; u != nil && u.open-u.leaving > e.cap() {
+			return true
+		}
+	}
+	return false
+}
+
+// mayDial tells whether one more connection may be opened now, as far as the
+// process itself goes. One that has stood still for a while may have been
+// expelled meanwhile: the first connection finds out, before others are opened.
+func (s *server) mayDial() bool {
+	if len(s.queue) == 0 || !s.unproven() {
+		return true
+	}
+	dialling := s.open
+	for _, u := range s.tenants {
+		dialling -= u.connected
+	}
+	return dialling == 0
+}
+
+// unproven is called with mu held.
+func (s *server) unproven() bool {
+	now := time.Now()
+	// A machine that slept knows it by the wall clock only.
+	since := max(now.Sub(s.proven), now.Round(0).Sub(s.proven.Round(0)))
+	return since > proofFor && s.budget.Age() > proofFor
+}
