@@ -29,6 +29,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/mail"
@@ -48,7 +49,8 @@ type house struct {
 	pulse    *pulse.Pulse
 	key      *seal.ControlKey
 	queue    *job.Queue
-	member   *membership
+	member   membership
+	holder   string
 	rooms    httpapi.Rooms
 	runner   *operation.Runner
 }
@@ -65,17 +67,23 @@ func runProcess(ctx context.Context, command string, s settings, out io.Writer) 
 	}
 	defer h.close()
 
+	lease := make(chan error, 1)
+	ended := make(chan struct{})
+	go func() { lease <- h.member.keep(ctx, ended) }()
+	err = h.run(ctx, command)
+	close(ended)
+	return errors.Join(err, <-lease)
+}
+
+// run runs the parts that the command names.
+func (h *house) run(ctx context.Context, command string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	serves, works := command != commandWorker, command != commandServe
 	checks := []httpserver.Check{{Name: "control database", Ready: h.databaseReady}}
 	if works {
-		if err := h.member.join(ctx); err != nil {
-			return explained(err)
-		}
 		checks = append(checks, httpserver.Check{Name: "heartbeat", Ready: h.member.fresh})
 		group.Go(func() error { return h.work(ctx) })
 	}
-	group.Go(func() error { h.member.keep(ctx); return nil })
 	if serves {
 		group.Go(func() error { h.pulse.Run(ctx); return nil })
 	}
@@ -129,17 +137,26 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 	}
 	h := &house{
 		settings: s, log: log, registry: telemetry.NewRegistry(), db: db, feeling: feeling, pulse: pulse.New(feeling.Ping, log), key: key, queue: queue,
-		member: &membership{db: db, id: id, share: share, log: log},
+		holder: id,
 	}
-	h.furnish(public, share, id)
+	lease, err := budget.New(budget.Options{
+		DB: db, Member: id, Kind: budget.Worker, Share: share, Least: provision.ConnectionsPerRun, Log: log, Registerer: h.registry,
+	})
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	h.member = membership{lease}
+	h.furnish(public)
+	lease.Attach(h.rooms.Servers.Connections())
 	return h, nil
 }
 
 // furnish makes the rooms.
-func (h *house) furnish(public *seal.PublicKey, share float64, holder string) {
+func (h *house) furnish(public *seal.PublicKey) {
 	s := h.settings
 	operations := operation.NewStore(h.db, h.queue)
-	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Share: share})
+	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning}
 	h.rooms = httpapi.Rooms{
@@ -154,7 +171,7 @@ func (h *house) furnish(public *seal.PublicKey, share float64, holder string) {
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 	}
-	h.runner = operation.NewRunner(operations, holder, h.log, map[string]operation.Handler{provision.Kind: provisioning})
+	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{provision.Kind: provisioning})
 }
 
 // activated has the owner mailed whom an operator named; the owner of a
@@ -188,6 +205,7 @@ func (h *house) work(ctx context.Context) error {
 	var sweeps sync.WaitGroup
 	sweeps.Go(func() { every(ctx, 30*time.Second, h.log, "expire sign-ups", h.rooms.Signups.Sweep) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
+	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()
 	return err

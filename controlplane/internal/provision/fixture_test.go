@@ -130,7 +130,7 @@ func newWorld(t testing.TB) *world {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	w.log = log
-	w.servers = server.NewService(w.Pool, w.Keys.Control, log, server.Options{Share: 0.2})
+	w.servers = server.NewService(w.Pool, w.Keys.Control, log, server.Options{})
 	w.store = operation.NewStore(w.Pool, w.waker)
 	w.provision = provision.NewService(w.Pool, w.store, w.servers, w.Public, w.Keys.Control, log, provision.Options{
 		Activated: func(_ context.Context, _ pgx.Tx, a provision.Activated) error {

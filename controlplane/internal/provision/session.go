@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// connectionsPerRun: one in postgres, and one in the tenant's database or
+	// ConnectionsPerRun: one in postgres, and one in the tenant's database or
 	// the two that a migration takes.
-	connectionsPerRun = 3
+	ConnectionsPerRun = 3
 	// capacityPause is how long an operation without a place waits at least.
 	capacityPause = time.Second
 	// evictTimeout bounds the wait for the connections of earlier runs to end.
@@ -45,7 +45,7 @@ func (a *attempt) connectAdmin(ctx context.Context) (*session, error) {
 		return nil, errors.New("the tenant has no place yet")
 	}
 	if a.access == nil {
-		access, err := a.s.servers.Open(ctx, *a.tenant.server, connectionsPerRun)
+		access, err := a.s.servers.Open(ctx, *a.tenant.server, ConnectionsPerRun)
 		if err != nil {
 			return nil, err
 		}

@@ -4,20 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/url"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/ouvira/ouvira/migrations"
-	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -34,6 +30,7 @@ type Access struct {
 	Server Server
 
 	address address
+	budget  Budget // nil: none is asked
 	release func()
 }
 
@@ -49,6 +46,21 @@ type address struct {
 // and seal.ErrOpen when the control key is not the one the server was added
 // with.
 func (s *Service) Open(ctx context.Context, id uuid.UUID, connections int) (*Access, error) {
+	a, err := s.reserved(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	a.release, err = s.seats.take(ctx, id, a.Server.Capacity.Connections, connections)
+	if err != nil {
+		return nil, err
+	}
+	a.budget = s.options.Budget
+	return a, nil
+}
+
+// reserved is access that no share is taken for: what the margin of the budget
+// is there for.
+func (s *Service) reserved(ctx context.Context, id uuid.UUID) (*Access, error) {
 	server, err := s.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -64,12 +76,7 @@ func (s *Service) Open(ctx context.Context, id uuid.UUID, connections int) (*Acc
 		return nil, fmt.Errorf("the credential of server %s (is OUVIRA_CONTROL_KEY_FILE the key it was added with?): %w", server.Name, err)
 	}
 	a.password = string(password)
-	budget := max(connections, int(math.Floor(s.options.Share*float64(server.Capacity.Connections))))
-	release, err := s.budgets.take(ctx, id, budget, connections)
-	if err != nil {
-		return nil, err
-	}
-	return &Access{Server: server, address: a, release: release}, nil
+	return &Access{Server: server, address: a}, nil
 }
 
 // Close gives the connections back to the share. Close them first.
@@ -119,6 +126,12 @@ func (a *Access) Connect(ctx context.Context, t Target) (*pgx.Conn, error) {
 // WithURL calls fn with a postgres:// URL of the target, which is valid until
 // fn returns. It holds the password: use it, do not keep or log it.
 func (a *Access) WithURL(t Target, fn func(address string) error) error {
+	if a.budget != nil {
+		if a.budget.Age() > proofFor {
+			return errExpelled
+		}
+		t.ApplicationName += "/" + a.budget.Instance()
+	}
 	return a.address.with(t, fn)
 }
 
@@ -162,33 +175,3 @@ func (a address) with(t Target, fn func(string) error) error {
 
 // credentialContext binds the sealed password to its server.
 func credentialContext(id uuid.UUID) []byte { return []byte("server-credential/" + id.String()) }
-
-// budgets bounds the connections of this process per server.
-type budgets struct {
-	mu sync.Mutex
-	of map[uuid.UUID]*budget
-}
-
-type budget struct {
-	size  int
-	seats *semaphore.Weighted
-}
-
-func (b *budgets) take(ctx context.Context, id uuid.UUID, size, n int) (release func(), err error) {
-	b.mu.Lock()
-	if b.of == nil {
-		b.of = map[uuid.UUID]*budget{}
-	}
-	current := b.of[id]
-	// A changed budget holds for those who come; those inside finish.
-	if current == nil || current.size != size {
-		current = &budget{size: size, seats: semaphore.NewWeighted(int64(size))}
-		b.of[id] = current
-	}
-	b.mu.Unlock()
-	if err := current.seats.Acquire(ctx, int64(n)); err != nil {
-		return nil, fault.Unavailable("This process holds its whole share of the server's connections.").
-			RetryAfter(time.Second).Because(err)
-	}
-	return sync.OnceFunc(func() { current.seats.Release(int64(n)) }), nil
-}

@@ -8,8 +8,10 @@
 //   - of credentials only the provisioner's is stored, sealed with the control
 //     key for this server's id; nothing returns it;
 //   - a change is published to the nodes in the transaction that makes it;
-//   - this process holds no more connections to a server than its share of the
-//     server's budget.
+//   - this process holds no more connections to a server than it has leased of
+//     the server's budget;
+//   - what an instance holds that nobody hears of any more is given to others only
+//     when it has been fenced at the server: see Reclaimer.
 package server
 
 import (
@@ -23,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
@@ -73,10 +76,9 @@ type New struct {
 type Options struct {
 	// Production refuses a TLS mode below verify-full.
 	Production bool
-	// Share of every server's connection budget that this process may hold, as
-	// it is announced in the control database; default 0.1. One run's few
-	// connections are always allowed, also where that is more.
-	Share float64
+	// Budget is this process's part of the servers' connection budgets; nil: all
+	// of them.
+	Budget Budget
 }
 
 // Service knows the servers. It may be used by several goroutines.
@@ -85,16 +87,20 @@ type Service struct {
 	key     *seal.ControlKey
 	log     *slog.Logger
 	options Options
-	budgets budgets
+	seats   *seats
 }
 
 // NewService makes the room.
 func NewService(db *pgxpool.Pool, key *seal.ControlKey, log *slog.Logger, o Options) *Service {
-	if o.Share <= 0 {
-		o.Share = 0.1
+	if o.Budget == nil {
+		o.Budget = all{}
 	}
-	return &Service{db: db, key: key, log: log, options: o}
+	return &Service{db: db, key: key, log: log, options: o, seats: newSeats(o.Budget)}
 }
+
+// Connections are those that this process holds: what the lease of its share is
+// for.
+func (s *Service) Connections() budget.Holder { return s.seats }
 
 const selectServers = `
 	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
