@@ -190,12 +190,13 @@ func sql(t *testing.T, address string) *pgx.Conn {
 // column runs a query of one column.
 func column[T any](t *testing.T, address, query string, args ...any) []T {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), address)
+	ctx := context.WithoutCancel(t.Context()) // cleanups ask too
+	conn, err := pgx.Connect(ctx, address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
-	rows, err := conn.Query(t.Context(), query, args...)
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, query, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
