@@ -154,23 +154,25 @@ func probe(ctx context.Context, url string) (string, error) {
 func (p *program) stop() error  { return p.end(syscall.SIGTERM) }
 func (p *program) crash() error { return p.end(syscall.SIGKILL) }
 
+// end waits without the lock: others may ask for the part meanwhile.
 func (p *program) end(signal syscall.Signal) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.running() {
+	running, cmd, ended := p.running(), p.cmd, p.ended
+	p.mu.Unlock()
+	if !running {
 		return nil
 	}
-	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("stop process %d: %w", p.cmd.Process.Pid, err)
+	if err := cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop process %d: %w", cmd.Process.Pid, err)
 	}
 	select {
-	case <-p.ended:
+	case <-ended:
 		return nil
 	case <-time.After(stopGrace):
 	}
-	_ = p.cmd.Process.Kill()
-	<-p.ended
-	return fmt.Errorf("process %d did not end within %s and was killed; its log: %s", p.cmd.Process.Pid, stopGrace, p.log)
+	_ = cmd.Process.Kill()
+	<-ended
+	return fmt.Errorf("process %d did not end within %s and was killed; its log: %s", cmd.Process.Pid, stopGrace, p.log)
 }
 
 // running wants the lock held.
