@@ -90,15 +90,15 @@ func TestInvariant01AbandonedConnectionsMakeRoom(t *testing.T) {
 	}
 }
 
-// Thousands of requests that give up after a millisecond, with the budget in
-// use: they open nothing, leak nothing, and the next one is served.
+// 10,000 requests that give up after a millisecond, with the budget in use: they
+// open nothing, leak nothing, and the next one is served.
 func TestInvariant01CancelledAcquiresAtFullBudget(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, 2)
 	highest := n.watch(t)
 	held := []*tenantpool.Lease{n.lease(t, n.A), n.lease(t, n.A)}
 	var group sync.WaitGroup
-	for range 50 {
+	for range 100 {
 		group.Go(func() {
 			for range 100 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)

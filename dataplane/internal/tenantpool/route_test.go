@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -185,6 +187,31 @@ func TestInvariant04ADatabaseNameReusedByAnotherTenant(t *testing.T) {
 		t.Error("the route was not read again")
 	}
 	n.none(t)
+}
+
+// The same with a database and a role that really are another's: dropped under
+// warm connections, made for a stranger, named as before, by the same password.
+func TestAdversarial08ADroppedDatabasesNameServesAStranger(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, 20)
+	if err := n.use(t.Context(), n.A); err != nil {
+		t.Fatal(err)
+	}
+	name := n.A.Route.Database
+	another := n.Database(t, uuid.New(), 1, n.A.Password, 10)
+	n.exec(
+		t,
+		"DROP DATABASE "+name+" WITH (FORCE)", "DROP ROLE "+name,
+		"ALTER DATABASE "+another+" RENAME TO "+name, "ALTER ROLE "+another+" RENAME TO "+name,
+	)
+	for range 5 {
+		_, err := n.pools.Lease(t.Context(), n.A.Route)
+		wantFault(t, err, fault.KindUnavailable, "database_unavailable")
+	}
+	if err := n.use(t.Context(), n.B); err != nil {
+		t.Errorf("the other tenant: %v", err)
+	}
+	n.exec(t, "ALTER DATABASE "+name+" RENAME TO "+another, "ALTER ROLE "+name+" RENAME TO "+another)
 }
 
 func TestInvariant04AnotherIncarnationIsAnotherDatabase(t *testing.T) {
