@@ -97,11 +97,15 @@ func (w *world) unfence(ctx context.Context, db *database) error {
 
 func (w *world) suspend(ctx context.Context, s *slot) error {
 	defer w.work(s)()
-	db := w.last(s).db
-	if err := w.publish(ctx, s, suspended, db, "UPDATE control.tenants SET status = 'suspended', route_mode = 'serve' WHERE id = $1", db.tenant); err != nil {
+	if err := w.publishSuspended(ctx, s); err != nil {
 		return err
 	}
-	return w.fenceForGood(ctx, db)
+	return w.fenceForGood(ctx, w.last(s).db)
+}
+
+func (w *world) publishSuspended(ctx context.Context, s *slot) error {
+	db := w.last(s).db
+	return w.publish(ctx, s, suspended, db, "UPDATE control.tenants SET status = 'suspended', route_mode = 'serve' WHERE id = $1", db.tenant)
 }
 
 func (w *world) resume(ctx context.Context, s *slot) error {
@@ -113,6 +117,11 @@ func (w *world) resume(ctx context.Context, s *slot) error {
 	if err := w.unfence(ctx, db); err != nil {
 		return err
 	}
+	return w.publishResumed(ctx, s)
+}
+
+func (w *world) publishResumed(ctx context.Context, s *slot) error {
+	db := w.last(s).db
 	return w.publish(ctx, s, serving, db, "UPDATE control.tenants SET status = 'active' WHERE id = $1", db.tenant)
 }
 
