@@ -231,6 +231,29 @@ func TestRequestIDIsKeptOnlyWhenWellFormed(t *testing.T) {
 	}
 }
 
+// The values that all answers share stay as they are, whatever a handler makes
+// of its own headers.
+func TestAnswersDoNotShareWhatTheyChange(t *testing.T) {
+	t.Parallel()
+	h := httpserver.SecurityHeaders(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/frame" {
+			w.Header().Set("X-Frame-Options", "SAMEORIGIN")
+			w.Header().Add("Referrer-Policy", "origin")
+		}
+	}))
+	for path, want := range map[string]string{"/frame": "SAMEORIGIN no-referrer,origin nosniff", "/": "DENY no-referrer nosniff"} {
+		for range 2 {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+			header := w.Header()
+			got := header.Get("X-Frame-Options") + " " + strings.Join(header.Values("Referrer-Policy"), ",") + " " + header.Get("X-Content-Type-Options")
+			if got != want {
+				t.Errorf("%s: %s, want %s", path, got, want)
+			}
+		}
+	}
+}
+
 func TestDocsComeFromTheBinary(t *testing.T) {
 	t.Parallel()
 	h := serve(t, io.Discard, nil)

@@ -3,10 +3,13 @@ package httpserver
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/ouvira/ouvira/shared/telemetry"
 )
 
 // Proxies are the networks whose word about the client is believed.
@@ -49,17 +52,43 @@ type client struct {
 	trusted bool // the peer is one of the proxies
 }
 
+// clientContext is the context of a request with the place for its client,
+// which RequestID makes and ClientAddr fills: one copy of the request less.
+type clientContext struct {
+	context.Context //nolint:containedctx // it is a context
+
+	client client
+}
+
+func (c *clientContext) Value(key any) any {
+	if key == (clientKey{}) {
+		return &c.client
+	}
+	return c.Context.Value(key)
+}
+
+func clientOf(ctx context.Context) client {
+	if c, ok := ctx.Value(clientKey{}).(*client); ok {
+		return *c
+	}
+	return client{}
+}
+
 // ClientAddr finds out who asks. X-Forwarded-For is read from the right, and
 // only past addresses that are trusted: what a client writes into it stands
-// left of what the first trusted proxy has seen.
+// left of what the first trusted proxy has seen. It comes after RequestID.
 func ClientAddr(proxies Proxies) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c := proxies.client(r)
-			if c.addr.IsValid() {
-				Annotate(r.Context(), "client", c.addr.String())
+			c, ok := r.Context().Value(clientKey{}).(*client)
+			if !ok {
+				panic("ClientAddr comes after RequestID")
 			}
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
+			*c = proxies.client(r)
+			if c.addr.IsValid() {
+				telemetry.Add(r.Context(), slog.String("client", c.addr.String()))
+			}
+			next.ServeHTTP(w, r)
 		})
 	}
 }
@@ -90,12 +119,10 @@ func (p Proxies) client(r *http.Request) client {
 
 // ClientIP is the address of the client that asks, or the zero Addr.
 func ClientIP(ctx context.Context) netip.Addr {
-	c, _ := ctx.Value(clientKey{}).(client)
-	return c.addr
+	return clientOf(ctx).addr
 }
 
 // ViaTrustedProxy tells whether a trusted proxy handed the request over.
 func ViaTrustedProxy(ctx context.Context) bool {
-	c, _ := ctx.Value(clientKey{}).(client)
-	return c.trusted
+	return clientOf(ctx).trusted
 }

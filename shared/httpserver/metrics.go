@@ -2,7 +2,6 @@ package httpserver
 
 import (
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,4 +40,6 @@ func methodLabel(method string) string {
 	return "other"
 }
 
-func statusClass(status int) string { return strconv.Itoa(status/100) + "xx" }
+var statusClasses = [...]string{"0xx", "1xx", "2xx", "3xx", "4xx", "5xx", "6xx", "7xx", "8xx", "9xx"}
+
+func statusClass(status int) string { return statusClasses[status/100%10] }

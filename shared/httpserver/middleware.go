@@ -32,12 +32,12 @@ var wellFormedID = regexp.MustCompile(`^[A-Za-z0-9._-]{8,64}$`)
 func RequestID(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(HeaderRequestID)
-		if !wellFormedID.MatchString(id) {
+		if id == "" || !wellFormedID.MatchString(id) {
 			id = rand.Text()
 		}
-		w.Header().Set(HeaderRequestID, id)
+		w.Header()[HeaderRequestID] = []string{id}
 		ctx, _ := telemetry.WithRecord(r.Context(), id)
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r.WithContext(&clientContext{Context: ctx}))
 	})
 }
 
@@ -85,15 +85,15 @@ func AccessLog(log *slog.Logger, metrics *Metrics) func(http.Handler) http.Handl
 				pattern := routePattern(routing)
 				took := time.Since(start)
 				metrics.observe(r.Method, pattern, status, took)
-				attrs := append([]slog.Attr{
+				var room [16]slog.Attr // so that the attributes stay on the stack
+				attrs := append(room[:0],
 					slog.String("method", r.Method),
 					slog.String("route", pattern),
 					slog.Int("status", status),
 					slog.Float64("duration_ms", float64(took.Microseconds())/1000),
 					slog.Int("bytes", recorder.BytesWritten()),
-					slog.String("request_id", telemetry.RequestID(ctx)),
-				}, telemetry.Attrs(ctx)...)
-				log.LogAttrs(ctx, levelOf(status), "request", attrs...)
+					slog.String("request_id", telemetry.RequestID(ctx)))
+				log.LogAttrs(ctx, levelOf(status), "request", telemetry.AppendAttrs(ctx, attrs)...)
 			}()
 			next.ServeHTTP(recorder, r)
 		})
@@ -119,13 +119,19 @@ func levelOf(status int) slog.Level {
 	return slog.LevelInfo
 }
 
+// What every answer of an API says to browsers. The slices are shared by all
+// answers: Header.Set replaces them, and Header.Add copies.
+var (
+	nosniff    = []string{"nosniff"}
+	deny       = []string{"DENY"}
+	noReferrer = []string{"no-referrer"}
+)
+
 // SecurityHeaders says what every answer of an API says to browsers.
 func SecurityHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
+		h["X-Content-Type-Options"], h["X-Frame-Options"], h["Referrer-Policy"] = nosniff, deny, noReferrer
 		next.ServeHTTP(w, r)
 	})
 }
@@ -138,7 +144,9 @@ func LimitBody(next http.Handler) http.Handler {
 			problem.Write(w, r, fault.TooLarge("The body is larger than 1 MiB. Send less at once."))
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		if r.Body != http.NoBody { // as of nearly every GET
+			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -174,7 +182,11 @@ func TidyPath(prefix string) func(http.Handler) http.Handler {
 // database can store.
 func isText(u *url.URL) bool {
 	query, err := url.QueryUnescape(u.RawQuery)
-	return err == nil && utf8.ValidString(u.Path) && utf8.ValidString(query) && !strings.ContainsRune(u.Path+query, 0)
+	return err == nil && storable(u.Path) && storable(query)
+}
+
+func storable(text string) bool {
+	return utf8.ValidString(text) && strings.IndexByte(text, 0) < 0
 }
 
 func tidy(path, prefix string) string {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -48,6 +49,14 @@ func TestAnnotate(t *testing.T) {
 	attrs := record.Attrs()
 	if telemetry.RequestID(ctx) != "req-1" || len(attrs) != 1 || attrs[0].Value.String() != "globex" {
 		t.Errorf("got %q %v", telemetry.RequestID(ctx), attrs)
+	}
+	before := record.Attrs()
+	for i := range 20 { // more than there is room for at first
+		telemetry.Add(ctx, slog.Int("n"+strconv.Itoa(i), i), slog.String("tenant", "initech"))
+	}
+	after := telemetry.AppendAttrs(ctx, nil)
+	if len(after) != 21 || after[0].Value.String() != "initech" || after[20].Value.Int64() != 19 || before[0].Value.String() != "globex" {
+		t.Errorf("got %v, and before %v", after, before)
 	}
 }
 
