@@ -271,12 +271,21 @@ func (s *server) believe(sc *scope) {
 // answer: the fields of draft-ietf-httpapi-ratelimit-headers as they are
 // deployed, three single ones and the policy.
 func (sc *scope) tell(v limit.Verdict) {
-	if sc.told != nil && sc.told.Allowed && sc.told.Remaining <= v.Remaining && v.Allowed {
+	if sc.told.Limit.Count != 0 && sc.told.Allowed && sc.told.Remaining <= v.Remaining && v.Allowed {
 		return
 	}
-	sc.told = &v
-	count := strconv.Itoa(v.Limit.Count)
-	values := [...]string{count, strconv.Itoa(v.Remaining), seconds(v.Reset), count + ";w=" + seconds(v.Limit.Per)}
+	sc.told = v
+	// All four are cut from one text: each answer carries them.
+	var room [64]byte
+	text := strconv.AppendInt(room[:0], int64(v.Limit.Count), 10)
+	count := len(text)
+	text = strconv.AppendInt(append(text, ";w="...), seconds(v.Limit.Per), 10)
+	policy := len(text)
+	text = strconv.AppendInt(text, int64(v.Remaining), 10)
+	remaining := len(text)
+	text = strconv.AppendInt(text, seconds(v.Reset), 10)
+	all := string(text)
+	values := [...]string{all[:count], all[policy:remaining], all[remaining:], all[:policy]}
 	for i, name := range limitHeaders {
 		sc.answer[name] = values[i : i+1 : i+1]
 	}
@@ -287,6 +296,4 @@ func (sc *scope) tell(v limit.Verdict) {
 var limitHeaders = [...]string{"Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset", "Ratelimit-Policy"}
 
 // seconds, rounded up.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
-}
+func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }

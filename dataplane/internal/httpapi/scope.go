@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -31,11 +32,26 @@ type scope struct {
 
 	idempotencyKeys []string // as they were sent
 
-	told    *limit.Verdict // the limit that the answer's headers speak of
-	cookies *cookies       // nil: they do not count
+	told    limit.Verdict // the limit that the answer's headers speak of
+	cookies *cookies      // nil: they do not count
 }
 
 type scopeKey struct{}
+
+// scopeContext is the context of a tenant's request with its scope, in one
+// allocation.
+type scopeContext struct {
+	context.Context //nolint:containedctx // it is a context
+
+	scope scope
+}
+
+func (c *scopeContext) Value(key any) any {
+	if key == (scopeKey{}) {
+		return &c.scope
+	}
+	return c.Context.Value(key)
+}
 
 // scopeOf panics where there is none: a route outside of the tenants'.
 func scopeOf(ctx context.Context) *scope {
@@ -45,6 +61,9 @@ func scopeOf(ctx context.Context) *scope {
 	}
 	return sc
 }
+
+// noStore is shared by all answers: Header.Set replaces it.
+var noStore = []string{"no-store"}
 
 // headerTenant names the tenant; only trusted proxies may say it.
 const headerTenant = "X-Tenant"
@@ -58,15 +77,14 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 		defer cancel()
 		found, err := s.lookup(r)
 		if err == nil {
-			httpserver.Annotate(ctx, "tenant", found.Slug)
-			httpserver.Annotate(ctx, "tenant_id", found.TenantID.String())
+			telemetry.Add(ctx, slog.String("tenant", found.Slug), slog.String("tenant_id", found.TenantID.String()))
 			found, err = s.Routes.Admit(ctx, found)
 		}
 		if err != nil {
 			problem.Write(w, r, err)
 			return
 		}
-		sc := &scope{
+		scoped := &scopeContext{Context: ctx, scope: scope{
 			tenant: identity.Tenant{Route: found},
 			client: identity.Client{IP: httpserver.ClientIP(ctx), UserAgent: r.UserAgent(), RequestID: telemetry.RequestID(ctx)},
 			host:   r.Host,
@@ -75,10 +93,11 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 
 			idempotencyKeys: r.Header.Values(headerKey),
 			cookies:         s.cookiesOf(r, found),
-		}
+		}}
+		sc := &scoped.scope
 		sc.tenant.Outbox = outbox.NewQueue(found, s.Sealer)
 		sc.tenant.Do = func(ctx context.Context, work func(identity.Conn) error) error { return s.do(ctx, found, work) }
-		w.Header().Set("Cache-Control", "no-store")
+		sc.answer["Cache-Control"] = noStore
 		if s.Outbox != nil {
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				s.Outbox.Served(found.TenantID)
@@ -89,7 +108,7 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 				}
 			}()
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, scopeKey{}, sc)))
+		next.ServeHTTP(w, r.WithContext(scoped))
 	})
 }
 
@@ -175,7 +194,7 @@ func (s *server) authenticate(ctx context.Context, db pg.Querier, sc *scope, o *
 	if err != nil {
 		return nil, err
 	}
-	httpserver.Annotate(ctx, "user_id", actor.ID)
+	telemetry.Add(ctx, slog.Int64("user_id", actor.ID))
 	s.believe(sc)
 	c := &caller{scope: sc, Actor: actor, server: s, op: o}
 	if err := c.admitted(); err != nil {
