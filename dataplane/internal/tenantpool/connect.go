@@ -4,28 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/shared/budget"
+	"github.com/ouvira/ouvira/shared/route"
 )
 
 // What connections of all pools have in common.
 const (
 	statementCache = 64               // statements prepared per connection
-	idleFor        = 5 * time.Minute  // an unused connection is closed after this
-	lifetime       = time.Hour        // and any after this, and up to:
+	lifetime       = time.Hour        // a connection is closed after this, and up to:
 	lifetimeJitter = 10 * time.Minute // later
-	healthCheck    = time.Minute      // every second, 10,000 pools would cost 5 % of a core
-	lookAfter      = 10 * time.Millisecond
-	pingAfter      = 30 * time.Second
-	pingWithin     = 2 * time.Second
-	cancelWithin   = 2 * time.Second // a cancelled query may take this long to admit it
+	cancelWithin   = 2 * time.Second  // a cancelled query may take this long to admit it
 )
 
 // errWrongDatabase says that a connection came out somewhere else than its
@@ -38,22 +35,15 @@ type markerError struct{ err error }
 func (e *markerError) Error() string { return "read the marker of the database: " + e.err.Error() }
 func (e *markerError) Unwrap() error { return e.err }
 
-// baseConfig is parsed once; each pool's is a copy (51 µs against 226, and
+// baseConfig is parsed once; each connection's is a copy (51 µs against 226, and
 // 1.7 KB less).
-func baseConfig(o Options) (*pgxpool.Config, error) {
+func baseConfig(o Options) (*pgx.ConnConfig, error) {
 	// Every field that the environment (PGHOST, PGSERVICE, …) could fill is
-	// given here or set below.
-	config, err := pgxpool.ParseConfig("postgres://nobody@127.0.0.1:1/nobody?sslmode=disable&target_session_attrs=any")
+	// given here or set in config.
+	cc, err := pgx.ParseConfig("postgres://nobody@127.0.0.1:1/nobody?sslmode=disable&target_session_attrs=any")
 	if err != nil {
 		return nil, fmt.Errorf("the environment's PG* variables do not allow a connection: %w", err)
 	}
-	config.MinConns, config.MinIdleConns = 0, 0
-	config.MaxConnIdleTime = idleFor
-	config.MaxConnLifetime, config.MaxConnLifetimeJitter = lifetime, lifetimeJitter
-	config.HealthCheckPeriod = healthCheck
-	config.ShouldPing = shouldPing
-	config.PingTimeout = pingWithin
-	cc := config.ConnConfig
 	cc.Fallbacks = nil
 	cc.ConnectTimeout = o.ConnectTimeout
 	cc.StatementCacheCapacity = statementCache
@@ -65,32 +55,65 @@ func baseConfig(o Options) (*pgxpool.Config, error) {
 	cc.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelWithin}
 	}
-	// Names are resolved in the dial, so that an attempt that got a permit
-	// always reaches the dial, which answers for the permit from there on.
+	// Names are resolved in the dial, which answers for the permit.
 	cc.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
-	return config, nil
+	return cc, nil
 }
 
-// shouldPing spares warm connections a round trip: their socket is looked at
-// instead, which finds those that a fence or a restart has ended.
-func shouldPing(_ context.Context, p pgxpool.ShouldPingParams) bool {
-	if p.IdleDuration < lookAfter {
-		return false
-	}
-	s := socketOf(p.Conn)
-	return s == nil || p.IdleDuration > pingAfter || !s.quiet()
-}
-
-// beforeConnect takes a permit, waiting for one as long as anybody waits for
-// the connection.
-func (e *pool) beforeConnect(ctx context.Context, cc *pgx.ConnConfig) error {
-	pm, err := e.server.permit(ctx, e)
+// config is that of one connection of the pool. The password is opened for each:
+// that costs little beside the handshake, and an idle pool keeps none in memory.
+func (e *pool) config() (*pgx.ConnConfig, error) {
+	r := e.made
+	password, err := e.owner.options.Key.Open(r.Credential, route.CredentialContext(r.TenantID, r.Incarnation))
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("the credential of tenant %s: %w", r.TenantID, err)
+	}
+	tlsConfig, err := e.server.tls(r.Server)
+	if err != nil {
+		return nil, err
+	}
+	cc := e.owner.base.Copy()
+	cc.Host, cc.Port, cc.TLSConfig = r.Server.Host, r.Server.Port, tlsConfig
+	cc.Database, cc.User, cc.Password = r.Database, r.Database, string(password)
+	cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(r.StatementTimeout.Milliseconds(), 10)
+	return cc, nil
+}
+
+// dial makes a connection with a permit that the pool was granted. It outlives
+// whoever asked for it, and serves the next one then; it ends when nothing can
+// reach the pool any more.
+func (e *pool) dial() {
+	c, err := e.connect(e.life)
+	e.server.dialled(e, c, err)
+}
+
+// connect answers for the permit: it goes back with the socket, or here when
+// there was none.
+func (e *pool) connect(ctx context.Context) (*conn, error) {
+	pm, err := e.newPermit()
+	if err != nil {
+		return nil, err
+	}
+	defer pm.unused()
+	cc, err := e.config()
+	if err != nil {
+		return nil, err
 	}
 	cc.DialFunc = pm.dial
 	cc.RuntimeParams["application_name"] = budget.ApplicationName(e.owner.options.NodeID, pm.instance)
-	return nil
+	raw, err := pgx.ConnectConfig(ctx, cc)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.afterConnect(ctx, raw); err != nil {
+		_ = raw.Close(ctx)
+		return nil, err
+	}
+	now := time.Now()
+	return &conn{
+		raw: raw, pool: e, sock: socketOf(raw), made: now, idleSince: now,
+		expires: now.Add(lifetime + rand.N(lifetimeJitter)), //nolint:gosec // spreads load, guards nothing
+	}, nil
 }
 
 // afterConnect proves the place, and that this process may be there, and records

@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -19,7 +18,7 @@ var errReleased = errors.New("the lease of a tenant's connection was used after 
 // (pg.Beginner).
 type Lease struct {
 	pool  *pool
-	conn  *pgxpool.Conn // nil after Release
+	conn  *conn // nil after Release
 	route *route.Route
 }
 
@@ -32,7 +31,7 @@ func (l *Lease) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comma
 	if l.conn == nil {
 		return pgconn.CommandTag{}, errReleased
 	}
-	return l.conn.Exec(ctx, sql, args...)
+	return l.conn.raw.Exec(ctx, sql, args...)
 }
 
 // Query runs a query.
@@ -40,7 +39,7 @@ func (l *Lease) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, e
 	if l.conn == nil {
 		return nil, errReleased
 	}
-	return l.conn.Query(ctx, sql, args...)
+	return l.conn.raw.Query(ctx, sql, args...)
 }
 
 // QueryRow runs a query for at most one row.
@@ -48,7 +47,7 @@ func (l *Lease) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if l.conn == nil {
 		return releasedRow{}
 	}
-	return l.conn.QueryRow(ctx, sql, args...)
+	return l.conn.raw.QueryRow(ctx, sql, args...)
 }
 
 // BeginTx begins a transaction. One that is still open at Release costs the
@@ -57,7 +56,7 @@ func (l *Lease) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
 	if l.conn == nil {
 		return nil, errReleased
 	}
-	return l.conn.BeginTx(ctx, opts)
+	return l.conn.raw.BeginTx(ctx, opts)
 }
 
 type releasedRow struct{}
@@ -70,8 +69,8 @@ func (l *Lease) Release() {
 	if l.conn == nil {
 		return
 	}
-	conn := l.conn
+	c := l.conn
 	l.conn = nil
-	l.pool.give(conn)
+	l.pool.server.give(c, c.fit())
 	l.pool.unref()
 }

@@ -1,20 +1,18 @@
 package tenantpool
 
 import (
+	"container/list"
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/ouvira/ouvira/shared/route"
 )
 
-// pool is one tenant's connections by one set of connection facts.
+// pool is one tenant's connections by one set of connection facts. It costs
+// next to nothing while it has none: what makes a connection is put together
+// when one is made.
 type pool struct {
 	owner  *Pools
 	server *server
@@ -22,27 +20,28 @@ type pool struct {
 	key    route.PoolKey
 
 	route *route.Route // the newest of the same key; guarded by Pools.mu
+	round uint64       // of the janitor, in which a request came last; likewise
 
-	built    sync.Once
-	builtErr error
-	pgx      *pgxpool.Pool // set by build
+	refs atomic.Int64 // leases and attempts
+	open atomic.Int64 // permits
 
-	refs      atomic.Int64  // leases and attempts
-	used      atomic.Uint64 // Pools.tick of the last lease
-	acquiring atomic.Int64  // attempts that wait for a connection now
-	leased    atomic.Int64  // leases out
-	retired   atomic.Bool   // has left the LRU
-	stale     atomic.Bool   // … because its route is not the tenant's any more
-	closing   sync.Once
+	retired atomic.Bool // has left the LRU
+	stale   atomic.Bool // … because its route is not the tenant's any more
+	closing sync.Once
+
+	life context.Context //nolint:containedctx // of its dials, which outlive who asked for them
+	end  func()          // of it, when nothing can reach the pool any more
+
+	// Guarded by server.mu.
+	idle     []*conn      // the warmest is last
+	lines    [2]list.List // of waiters; see queue
+	dialing  int          // dials on their way
+	usage    *usage       // of its tenant, as long as it has a permit
+	full     bool         // the role's own limit has refused the last dial
+	paused   bool         // … a moment ago
+	wants    [2]int       // see queue.wants
+	standing standing
 }
-
-// closeWithin bounds the polite end of a connection: Terminate is written, and
-// the server's own close waited for.
-const closeWithin = 2 * time.Second
-
-// capAgain is the pause before a connection is tried again that the tenant's own
-// limit at the server has refused.
-const capAgain = 50 * time.Millisecond
 
 // cap is this process's part of the tenant's cap, which all nodes share. The
 // role's own limit at the server stands behind it.
@@ -50,102 +49,93 @@ func (e *pool) cap() int {
 	return max(1, e.made.MaxConnections/max(1, int(e.owner.nodes.Load())))
 }
 
-// build makes pgx's pool: the credential is opened and the configuration
-// copied once, however many requests come first at the same time.
-func (e *pool) build() error {
-	e.built.Do(func() { e.pgx, e.builtErr = e.owner.openPool(e) })
-	return e.builtErr
+// follow has the pool go on by a newer route, if its connections are as good for
+// that as new ones: the facts are the same, and so is the schema. Connections
+// from before a migration hold plans of statements whose results look otherwise
+// now. It is called with Pools.mu held.
+func (e *pool) follow(r *route.Route) bool {
+	if e.key != r.PoolKey() || e.made.SchemaVersion != r.SchemaVersion {
+		return false
+	}
+	e.route = r
+	return true
 }
 
-// acquire waits for a connection until waiting ends, which is ctx with the
-// bound of the option Wait.
-func (e *pool) acquire(ctx, waiting context.Context) (*pgxpool.Conn, error) {
-	e.acquiring.Add(1)
-	defer e.acquiring.Add(-1)
+// acquire gets a connection, or waits for one as long as patience lasts.
+func (e *pool) acquire(ctx context.Context, patience *patience) (*conn, error) {
 	for {
-		conn, err := e.pgx.Acquire(waiting)
+		c, w, err := e.server.takeOrWait(e, patience.background)
 		switch {
-		case err == nil:
-			e.leased.Add(1)
-			return conn, nil
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case waiting.Err() != nil:
-			return nil, e.server.overflow(e)
-		case errors.Is(err, errTryAgain):
-			// An idle connection of this very pool can be had instead.
-		case isTenantCap(err) && sleep(waiting, capAgain):
-			// Other nodes hold what is the tenant's, perhaps only until they know
-			// that this one serves it too.
-		case isTenantCap(err):
+		case err != nil:
 			return nil, err
-		default:
-			return nil, err
+		case w != nil:
+			return e.wait(ctx, w, patience)
+		case c.alive(ctx):
+			return c, nil
 		}
+		e.server.discard(c)
 	}
 }
 
-// give takes a lease's connection back. Nothing of it is waited for.
-func (e *pool) give(conn *pgxpool.Conn) {
-	raw := conn.Conn()
-	s := socketOf(raw)
-	switch {
-	case raw.IsClosed(), raw.PgConn().IsBusy(), raw.PgConn().TxStatus() != 'I', s == nil, s.dirty.Load(), e.retired.Load():
-		e.drop(conn)
-	case e.server.yields(e, s):
-		e.drop(conn)
+// wait waits for the answer.
+func (e *pool) wait(ctx context.Context, w *waiter, patience *patience) (*conn, error) {
+	s := e.server
+	select {
+	case a := <-w.answer:
+		return a.conn, a.err
 	default:
-		conn.Release()
 	}
-	e.leased.Add(-1)
-	e.server.settleIfPressed()
-}
-
-// drop ends a connection in the background.
-func (e *pool) drop(conn *pgxpool.Conn) {
-	raw := conn.Hijack()
-	// The socket holds Pools.open until it is closed, so this needs no count of
-	// its own.
-	go closeConn(raw)
-}
-
-func closeConn(raw *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
-	defer cancel()
-	_ = raw.Close(ctx)
-}
-
-// dropIdle ends up to n idle connections and returns how many; their sockets
-// are marked as leaving.
-func (e *pool) dropIdle(n int) int {
-	if e.pgx == nil {
-		return 0
-	}
-	dropped := 0
-	for _, conn := range e.pgx.AcquireAllIdle(context.Background()) {
-		if dropped == n {
-			conn.Release()
-			continue
+	if s.lacks(e) {
+		e.owner.meters.waited(s)
+		if _, open, limit, _ := s.counts(); open >= limit {
+			s.budget.Short()
 		}
-		if s := socketOf(conn.Conn()); s != nil && e.server.leave(s) {
-			dropped++
+		if s.broken() { // and would not be dialled with a permit
+			return e.leave(w, errNoAnswer)
 		}
-		e.drop(conn)
 	}
-	return dropped
+	timer := time.NewTimer(patience.next())
+	defer timer.Stop()
+	for {
+		select {
+		case a := <-w.answer:
+			return a.conn, a.err
+		case <-ctx.Done():
+			return e.leave(w, ctx.Err())
+		case <-timer.C:
+			left := patience.left()
+			if left <= 0 {
+				return e.leave(w, nil)
+			}
+			s.promote(w)
+			timer.Reset(left)
+		}
+	}
 }
 
-// idle is how many connections could be leased at once. The pool is built.
-func (e *pool) idle() int { return int(e.pgx.Stat().IdleConns()) }
+// leave gives up waiting. err is why, or nil when it was too long.
+func (e *pool) leave(w *waiter, err error) (*conn, error) {
+	unanswered, why := e.server.withdraw(w)
+	switch {
+	case unanswered && err == nil:
+		return nil, why
+	case unanswered:
+		return nil, err
+	}
+	a := <-w.answer
+	if err == nil || a.conn == nil {
+		return a.conn, a.err
+	}
+	e.server.give(a.conn, true)
+	return nil, err
+}
 
 // retire is called when the pool has left the LRU. Idle connections go now;
 // the rest when their leases end.
 func (e *pool) retire() {
+	e.refs.Add(1)
 	e.retired.Store(true)
-	e.refs.Add(1) // so that build and Reset below do not meet a closed pool
-	if err := e.build(); err == nil {
-		e.pgx.Reset()
-	}
+	e.server.retire(e)
 	e.unref()
 }
 
@@ -153,38 +143,35 @@ func (e *pool) retire() {
 func (e *pool) unref() {
 	if e.refs.Add(-1) == 0 && e.retired.Load() {
 		e.closing.Do(func() {
-			go func() {
-				defer e.owner.open.Done()
-				if e.pgx != nil {
-					e.pgx.Close()
-				}
-			}()
+			e.end()
+			e.owner.open.Done()
 		})
 	}
 }
 
-// openPool makes pgx's pool from the base configuration.
-func (p *Pools) openPool(e *pool) (*pgxpool.Pool, error) {
-	r := e.made
-	password, err := p.options.Key.Open(r.Credential, route.CredentialContext(r.TenantID, r.Incarnation))
-	if err != nil {
-		return nil, fmt.Errorf("the credential of tenant %s: %w", r.TenantID, err)
+// patience is how long a Lease waits for a connection, counted from the first
+// time that it has to.
+type patience struct {
+	background bool
+	first      time.Duration // background work is promoted after this
+	bound      time.Duration
+	until      time.Time
+}
+
+// end is when it is over.
+func (p *patience) end() time.Time {
+	if p.until.IsZero() {
+		p.until = time.Now().Add(p.bound)
 	}
-	tlsConfig, err := e.server.tls(r.Server)
-	if err != nil {
-		return nil, err
+	return p.until
+}
+
+func (p *patience) left() time.Duration { return time.Until(p.end()) }
+
+// next is how long until something is to be done.
+func (p *patience) next() time.Duration {
+	if p.background {
+		return min(p.first, p.left())
 	}
-	config := p.base.Copy()
-	config.MaxConns = int32(min(r.MaxConnections, 1<<15)) // cap moves below it
-	cc := config.ConnConfig
-	cc.Host, cc.Port, cc.TLSConfig = r.Server.Host, r.Server.Port, tlsConfig
-	cc.Database, cc.User, cc.Password = r.Database, r.Database, string(password)
-	cc.RuntimeParams["statement_timeout"] = fmt.Sprint(r.StatementTimeout.Milliseconds())
-	config.BeforeConnect = e.beforeConnect
-	config.AfterConnect = e.afterConnect
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
-		return nil, fmt.Errorf("make a pool: %w", err)
-	}
-	return pool, nil
+	return p.left()
 }

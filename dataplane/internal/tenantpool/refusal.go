@@ -3,6 +3,7 @@ package tenantpool
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ouvira/ouvira/shared/fault"
@@ -13,9 +14,10 @@ import (
 var (
 	errClosed     = errors.New("the pools are closed")
 	errStale      = errors.New("the route changed while a connection was waited for")
-	errTryAgain   = errors.New("a permit is not needed any more")
 	errTenantBusy = errors.New("all connections that the tenant may have are in use")
 	errServerBusy = errors.New("all connections that this process may have to the server are in use")
+	errTenantLine = errors.New("as many wait for the tenant's connections as may")
+	errServerLine = errors.New("as many wait for connections to the server as may")
 	errExpelled   = errors.New("this process was expelled from the server, and begins anew")
 	errNoAnswer   = errors.New("the server did not make a connection in time")
 )
@@ -59,6 +61,8 @@ func (p *Pools) refuse(ctx context.Context, r *route.Route, err error) error {
 const (
 	reasonTenantBusy    = "tenant_cap"
 	reasonServerBusy    = "server_budget"
+	reasonTenantLine    = "tenant_line"
+	reasonServerLine    = "server_line"
 	reasonServerFull    = "server_full"
 	reasonNoAnswer      = "no_answer"
 	reasonRefused       = "refused"
@@ -69,8 +73,11 @@ const (
 func explain(err error) (reason string, f *fault.Error) {
 	switch {
 	case errors.Is(err, errTenantBusy), isTenantCap(err):
-		return reasonTenantBusy, fault.RateLimited("This workspace has too many requests at work at the same time. Try again shortly.").
-			Code("tenant_busy").RetryAfter(time.Second)
+		return reasonTenantBusy, tooMany()
+	case errors.Is(err, errTenantLine):
+		return reasonTenantLine, tooMany().RetryAfter(later())
+	case errors.Is(err, errServerLine):
+		return reasonServerLine, busy().RetryAfter(later())
 	case errors.Is(err, errServerBusy), errors.Is(err, errExpelled):
 		return reasonServerBusy, busy()
 	case pg.Code(err) == pg.CodeTooManyConnections:
@@ -92,6 +99,15 @@ func explain(err error) (reason string, f *fault.Error) {
 	}
 	return "", nil
 }
+
+func tooMany() *fault.Error {
+	return fault.RateLimited("This workspace has too many requests at work at the same time. Try again shortly.").
+		Code("tenant_busy").RetryAfter(time.Second)
+}
+
+// later is when to come again after a line was full: about when those who stand
+// in it have been served or sent away, and not all at once.
+func later() time.Duration { return 2*time.Second + rand.N(3*time.Second) } //nolint:gosec // spreads load, guards nothing
 
 func busy() *fault.Error {
 	return fault.Unavailable("The database server of this workspace is busy. Try again shortly.").

@@ -15,7 +15,9 @@ var rereadAfter = [...]time.Duration{0, 100 * time.Millisecond, 300 * time.Milli
 // reread asks for the tenant's route again after it was refused. It returns
 // the route if it is newer, nil if it stays the same, or the fault that the
 // tenant is now answered with.
-func (p *Pools) reread(ctx, waiting context.Context, was *route.Route) (*route.Route, error) {
+func (p *Pools) reread(ctx context.Context, patience *patience, was *route.Route) (*route.Route, error) {
+	waiting, cancel := context.WithDeadline(ctx, patience.end())
+	defer cancel()
 	for _, pause := range rereadAfter {
 		if !sleep(waiting, pause) {
 			break

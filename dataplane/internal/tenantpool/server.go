@@ -1,12 +1,10 @@
 package tenantpool
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,57 +13,55 @@ import (
 	"github.com/ouvira/ouvira/shared/route"
 )
 
-// settleEvery is how often someone in the queue looks again by itself: a net
-// under the wake-ups, for connections that become idle without a lease (their
-// Acquire was cancelled).
-const settleEvery = 100 * time.Millisecond
-
 // server is this process's share of one Postgres server's connection budget, for
-// all pools on it. It lives as long as the process: what is known of a server survives the
-// eviction of pools.
+// all pools on it, with everybody who waits for a connection there (queue.go) and all
+// connections that nobody uses (idle.go). It lives as long as the process: what
+// is known of a server survives the eviction of pools.
+//
+// It is one state behind one lock: whoever changes something (a lease, a
+// release, a socket that is closed, another limit) settles it before letting go
+// of the lock, so that nobody ever waits for what could be had.
 type server struct {
 	id     uuid.UUID
-	name   string
 	budget Budget
 	log    *slog.Logger
-
-	// pressed is false while nobody waits and the budget is kept to, which is
-	// nearly always: a release then costs one load. Written with mu held.
-	pressed atomic.Bool
+	works  works
 
 	mu      sync.Mutex
+	name    string
 	version int64
 	address string
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}] // of the address
 	whole   int                                        // the server's budget
 	limit   int                                        // this process's share of it
-	over    bool                                       // a tenant may hold more than its cap, which has fallen
 	open    int                                        // permits out: sockets, and dials on their way
-	leaving int                                        // of these, sockets that are being closed to make room
+	closing int                                        // of these, sockets that we are closing
 	proven  time.Time                                  // when a connection last proved that this instance may connect
 	tenants map[uuid.UUID]*usage
-	pools   map[*pool]int // permits out by pool
-	queue   []*waiter     // in order of arrival
+	idle    idleList
+
+	queue
 
 	tlsConfig
 }
 
-// usage is what one tenant holds here, in all its pools, retired ones
-// included.
+// works is what a server has done by others, who do not block.
+type works struct {
+	dial func(*pool) // makes a connection with a permit of the pool's
+	end  func(*conn) // ends a connection
+}
+
+// usage is what one tenant holds and wants here, in all its pools, those out of
+// the LRU included.
 type usage struct {
 	open      int
-	connected int // of these, past the marker check
-	leaving   int // of these, sockets that are being closed to make room
+	connected int     // of these, past the marker check
+	closing   int     // of these, sockets that we are closing
+	waiting   []*pool // those with a waiter; more than one only while a pool leaves the LRU
 }
 
-// waiter waits for a permit. It is answered once: nil grants it.
-type waiter struct {
-	pool  *pool
-	ready chan error // of size 1
-}
-
-func newServer(r *route.Server, budget Budget, log *slog.Logger) *server {
-	s := &server{id: r.ID, name: r.Name, budget: budget, log: log, tenants: map[uuid.UUID]*usage{}, pools: map[*pool]int{}, version: -1}
+func newServer(r *route.Server, budget Budget, log *slog.Logger, w works) *server {
+	s := &server{id: r.ID, name: r.Name, budget: budget, log: log, works: w, tenants: map[uuid.UUID]*usage{}, version: -1}
 	s.breaker = newBreaker(r.Name, log)
 	return s
 }
@@ -73,6 +69,7 @@ func newServer(r *route.Server, budget Budget, log *slog.Logger) *server {
 // resize sets the limit by what the route says of the server.
 func (s *server) resize(to *route.Server) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if to.Version >= s.version {
 		s.version, s.whole, s.name = to.Version, to.MaxConnections, to.Name
 		s.limit = s.budget.Limit(s.id, s.whole)
@@ -80,83 +77,47 @@ func (s *server) resize(to *route.Server) {
 			s.address, s.breaker = address, newBreaker(to.Name, s.log)
 		}
 	}
-	s.press()
-	pressed := s.pressed.Load()
-	s.mu.Unlock()
-	if pressed {
-		s.settle()
-	}
-}
-
-// permit waits until the pool may open one more socket, nobody wants it any
-// more (errTryAgain), or ctx ends because the pool is closed. A server whose
-// breaker is open is not waited for (errNoAnswer).
-func (s *server) permit(ctx context.Context, e *pool) (*permit, error) {
-	if s.broken() {
-		return nil, errNoAnswer
-	}
-	w := &waiter{pool: e, ready: make(chan error, 1)}
-	s.mu.Lock()
-	s.queue = append(s.queue, w)
-	s.press()
-	s.mu.Unlock()
 	s.settle()
-	select {
-	case err := <-w.ready:
-		return grantedTo(e, err)
-	default:
-	}
-	e.owner.meters.waited(s)
-	if _, open, limit, _ := s.counts(); open >= limit {
-		s.budget.Short()
-	}
-	again := time.NewTicker(settleEvery)
-	defer again.Stop()
-	for {
-		select {
-		case err := <-w.ready:
-			return grantedTo(e, err)
-		case <-again.C:
-			s.settle()
-		case <-ctx.Done():
-			if !s.withdraw(w) && <-w.ready == nil {
-				s.returned(e, nil)
-			}
-			return nil, ctx.Err()
-		}
-	}
 }
 
-func grantedTo(e *pool, err error) (*permit, error) {
-	if err != nil {
-		return nil, err
+// usageOf is called with mu held, as all that follow without a lock of their own.
+func (s *server) usageOf(e *pool) *usage {
+	u := s.tenants[e.made.TenantID]
+	if u == nil {
+		u = &usage{}
+		s.tenants[e.made.TenantID] = u
 	}
-	report, err := e.server.dials().Allow()
-	if err != nil {
-		e.server.returned(e, nil)
-		return nil, errNoAnswer
-	}
-	return &permit{pool: e, report: report, instance: e.server.budget.Instance()}, nil
+	return u
 }
 
-// withdraw takes w out of the queue; false means that it has been answered.
-func (s *server) withdraw(w *waiter) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i, queued := range s.queue {
-		if queued == w {
-			s.queue = append(s.queue[:i], s.queue[i+1:]...)
-			s.press()
-			return true
-		}
+// holds is how many permits the pool's tenant has.
+func (s *server) holds(e *pool) int {
+	if u := s.tenants[e.made.TenantID]; u != nil {
+		return u.open
 	}
-	return false
+	return 0
 }
 
-// returned takes a permit back. sock is nil when the dial failed.
+// grant gives the pool a permit, and has it used.
+func (s *server) grant(e *pool) {
+	u := s.usageOf(e)
+	u.open++
+	s.open++
+	e.usage = u
+	e.open.Add(1)
+	e.dialing++
+	e.standing.turn = s.nextTurn()
+	s.update(e)
+	s.reconsider(e.made.TenantID)
+	e.owner.open.Add(1)
+	s.works.dial(e)
+}
+
+// returned takes a permit back. sock is nil when there was no socket.
 func (s *server) returned(e *pool, sock *socket) {
 	s.mu.Lock()
 	s.open--
+	e.open.Add(-1)
 	u := s.tenants[e.made.TenantID]
 	u.open--
 	if sock != nil {
@@ -164,20 +125,18 @@ func (s *server) returned(e *pool, sock *socket) {
 			u.connected--
 		}
 		if sock.leaving {
-			s.leaving--
-			u.leaving--
+			s.closing--
+			u.closing--
 		}
 		sock.gone = true
 	}
-	if u.open == 0 {
-		delete(s.tenants, e.made.TenantID)
+	for _, waiting := range u.waiting { // it has had its turn
+		waiting.standing.turn = s.nextTurn()
+		s.update(waiting)
 	}
-	if s.pools[e]--; s.pools[e] == 0 {
-		delete(s.pools, e)
-	}
-	s.press()
-	s.mu.Unlock()
+	s.reconsider(e.made.TenantID)
 	s.settle()
+	s.mu.Unlock()
 	e.owner.open.Done()
 }
 
@@ -186,242 +145,110 @@ func (s *server) connected(e *pool, sock *socket) {
 	s.mu.Lock()
 	sock.connected = true
 	s.tenants[e.made.TenantID].connected++
-	first := s.unproven()
 	s.proven = time.Now()
 	s.mu.Unlock()
-	if first {
-		s.settleIfPressed()
-	}
 }
 
-// leave marks a socket that is about to be closed to make room. false: it is
-// closed already.
-func (s *server) leave(sock *socket) bool {
+// dialled takes in what came of a dial: a connection for the first who waits,
+// or the reason why there is none.
+func (s *server) dialled(e *pool, c *conn, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sock.gone || sock.leaving {
-		return false
+	e.dialing--
+	e.full = isTenantCap(err)
+	switch w := s.first(e); {
+	case err == nil:
+		s.place(c, time.Now())
+	case e.full:
+		s.pause(e)
+	case w != nil:
+		s.answer(w, nil, err)
 	}
-	s.leaves(sock.pool, sock)
-	return true
+	s.reconsider(e.made.TenantID)
+	s.settle()
 }
 
-// leaves is called with mu held.
-func (s *server) leaves(e *pool, sock *socket) {
-	sock.leaving = true
-	s.tenants[e.made.TenantID].leaving++
-}
-
-// press is called with mu held, after each change.
-func (s *server) press() {
-	s.pressed.Store(len(s.queue) > 0 || s.over || s.open-s.leaving > s.limit)
-}
-
-// settle answers whom it can and makes room for whom it cannot.
-func (s *server) settle() { s.dismiss(s.plan()) }
-
-// dismiss has the victims close what they shall, which counts as leaving
-// already.
-func (s *server) dismiss(victims []victim) {
-	for _, v := range victims {
-		if short := v.n - v.pool.dropIdle(v.n); short > 0 {
-			s.mu.Lock()
-			s.leaving -= short
-			s.press()
-			s.mu.Unlock()
-		}
-	}
-}
-
-func (s *server) settleIfPressed() {
-	if s.pressed.Load() {
-		s.settle()
-	}
-}
-
-// victim is a pool that shall close n idle connections.
-type victim struct {
-	pool *pool
-	n    int
-}
-
-// plan answers waiters and returns who shall make room for the rest. The room
-// is counted as leaving already, so that plans made meanwhile do not ask for
-// it twice.
-func (s *server) plan() []victim {
+// give takes back a connection whose lease has ended. fit: its session is as a
+// new one's.
+func (s *server) give(c *conn, fit bool) {
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.press()
-	promised := s.answerIdle()
-	for s.open < s.limit && s.mayDial() {
-		w := s.takePoorest()
-		if w == nil {
-			break
-		}
-		s.grant(w)
+	if !c.background {
+		c.warm, c.idleSince = true, now
 	}
-	need := s.open - s.limit + s.hungry() - s.leaving
-	if need <= 0 {
-		return nil
+	if fit {
+		s.place(c, now)
+	} else {
+		s.end(c)
 	}
-	victims := s.coldest(need, promised)
-	for _, v := range victims {
-		s.leaving += v.n
-	}
-	return victims
+	s.settle()
 }
 
-// answerIdle sends back whom nobody waits for any more, and who can have an
-// idle connection of its own pool. It returns how many of those each pool has
-// promised away.
-func (s *server) answerIdle() map[*pool]int {
-	if len(s.queue) == 0 {
-		return nil
+// place finds a place for a connection that is free: with whoever waits first in
+// its own pool, unless somebody poorer waits for room; else among the idle ones.
+func (s *server) place(c *conn, now time.Time) {
+	e := c.pool
+	w := s.first(e)
+	switch {
+	case e.stale.Load(), now.After(c.expires), s.open-s.closing > s.limit, s.excess(e) > 0, s.yields(c, w, now):
+		s.end(c)
+	case w != nil:
+		c.background = w.background
+		s.answer(w, c, nil)
+	case e.retired.Load(), !c.warm && c.background:
+		s.end(c)
+	default:
+		s.idle.add(c)
 	}
-	promised := map[*pool]int{}
-	rest := s.queue[:0]
-	for _, w := range s.queue {
-		if w.pool.acquiring.Load() == 0 || promised[w.pool] < w.pool.idle() {
-			promised[w.pool]++
-			w.ready <- errTryAgain
-			continue
-		}
-		rest = append(rest, w)
-	}
-	clear(s.queue[len(rest):])
-	s.queue = rest
-	return promised
 }
 
-// takePoorest takes the waiter whose tenant has the fewest permits, the one
-// who came first among equals, out of the queue. Tenants at their cap wait for
-// themselves.
-func (s *server) takePoorest() *waiter {
-	best, least := -1, 0
-	for i, w := range s.queue {
-		has := s.holds(w.pool)
-		if has < w.pool.cap() && (best < 0 || has < least) {
-			best, least = i, has
-		}
+// end closes a connection. Its permit comes back when its socket is closed.
+func (s *server) end(c *conn) {
+	if sock := c.sock; !sock.gone && !sock.leaving {
+		sock.leaving = true
+		s.closing++
+		c.pool.usage.closing++
 	}
-	if best < 0 {
-		return nil
-	}
-	w := s.queue[best]
-	s.queue = append(s.queue[:best], s.queue[best+1:]...)
-	return w
+	s.works.end(c)
 }
 
-func (s *server) holds(e *pool) int {
-	if u := s.tenants[e.made.TenantID]; u != nil {
-		return u.open
-	}
-	return 0
-}
-
-func (s *server) grant(w *waiter) {
-	u := s.tenants[w.pool.made.TenantID]
-	if u == nil {
-		u = &usage{}
-		s.tenants[w.pool.made.TenantID] = u
-	}
-	u.open++
-	s.open++
-	s.pools[w.pool]++
-	// The pool is open: one of its connections is being constructed.
-	w.pool.owner.open.Add(1)
-	w.ready <- nil
-}
-
-// hungry is how many permits the queue could use.
-func (s *server) hungry() int {
-	if len(s.queue) == 0 {
-		return 0
-	}
-	n := 0
-	could := map[uuid.UUID]int{}
-	for _, w := range s.queue {
-		id := w.pool.made.TenantID
-		if s.holds(w.pool)+could[id] < w.pool.cap() {
-			could[id]++
-			n++
-		}
-	}
-	return n
-}
-
-// coldest chooses whose idle connections go: those of the pools that were
-// leased from the longest ago.
-func (s *server) coldest(need int, promised map[*pool]int) []victim {
-	var victims []victim
-	chosen := map[*pool]bool{}
-	for need > 0 {
-		var cold *pool
-		free := 0
-		for e := range s.pools {
-			if chosen[e] || (cold != nil && e.used.Load() >= cold.used.Load()) {
-				continue
-			}
-			if idle := e.idle() - promised[e]; idle > 0 {
-				cold, free = e, idle
-			}
-		}
-		if cold == nil {
-			break
-		}
-		chosen[cold] = true
-		n := min(free, need)
-		need -= n
-		victims = append(victims, victim{cold, n})
-	}
-	return victims
-}
-
-// yields tells whether a connection that a lease gives back must be closed
-// instead, because someone waits whose tenant has fewer: without this, a
-// tenant that keeps its connections busy would keep them for ever.
-func (s *server) yields(e *pool, sock *socket) bool {
-	if !s.pressed.Load() {
-		return false
-	}
+// discard ends a leased connection that has turned out to be dead.
+func (s *server) discard(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	need := s.open - s.limit + s.hungry() - s.leaving
-	over := s.excess(e) > 0
-	if (need <= 0 && !over) || sock.gone || sock.leaving {
-		return false
-	}
-	yield := over || s.open-s.leaving > s.limit
-	for _, w := range s.queue {
-		yield = yield || (s.holds(w.pool) < w.pool.cap() && s.holds(w.pool) < s.holds(e))
-	}
-	if yield {
-		s.leaves(e, sock)
-		s.leaving++
-		s.over = s.over && s.anyOver()
-		s.press()
-	}
-	return yield
+	s.end(c)
+	s.settle()
 }
 
-// overflow says why nobody could be served within the time of waiting.
-func (s *server) overflow(e *pool) error {
+// retire ends the idle connections of a pool that keeps none from now on. Who waits there is served to the end, or begins anew if the pool is stale.
+func (s *server) retire(e *pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if u := s.tenants[e.made.TenantID]; u != nil && u.connected >= e.cap() {
-		return errTenantBusy
+	for len(e.idle) > 0 {
+		s.end(s.idle.remove(e.idle[0]))
 	}
-	for _, w := range s.queue {
-		if w.pool.made.TenantID == e.made.TenantID {
-			return errServerBusy
+	if e.stale.Load() {
+		for w := s.first(e); w != nil; w = s.first(e) {
+			s.answer(w, nil, errStale)
 		}
 	}
-	return errNoAnswer
+	s.settle()
+}
+
+// endIdle ends what nobody has used since then.
+func (s *server) endIdle(since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := s.idle.coldest; c != nil && c.idleSince.Before(since); c = s.idle.coldest {
+		s.end(s.idle.remove(c))
+	}
+	s.settle()
 }
 
 // counts are what the meters show.
 func (s *server) counts() (name string, open, limit, waiting int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.name, s.open, s.limit, len(s.queue)
+	return s.name, s.open, s.limit, s.waiting
 }

@@ -46,60 +46,45 @@ func (p *Pools) known() []*server {
 func (s *server) demand() budget.Demand {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	busy := s.open
-	for e := range s.pools {
-		busy -= e.idle()
-	}
-	return budget.Demand{Open: s.open, Wanted: max(0, busy) + s.hungry()}
+	return budget.Demand{Open: s.open, Wanted: s.open - s.idle.count + s.wants[requests] + s.wants[background]}
 }
 
 // relimit keeps to what this process may hold now. What is too much goes: idle
 // connections at once, the others when their leases end.
 func (s *server) relimit() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.limit = s.budget.Limit(s.id, s.whole)
-	s.over = s.anyOver()
-	var victims []victim
-	if s.over {
-		for e := range s.pools {
-			if n := min(s.excess(e), e.idle()); n > 0 {
-				victims = append(victims, victim{e, n})
-				s.leaving += n
-			}
+	for c := s.idle.coldest; c != nil; {
+		next := c.warmer
+		if s.excess(c.pool) > 0 {
+			s.end(s.idle.remove(c))
 		}
+		c = next
 	}
-	s.press()
-	s.mu.Unlock()
-	s.dismiss(victims)
+	for _, e := range s.waitingPools() { // their tenants' caps may be others
+		s.update(e)
+	}
 	s.settle()
 }
 
-// excess is by how much the tenant is over its cap. It is called with mu held.
-func (s *server) excess(e *pool) int {
-	if !s.over {
-		return 0
+func (s *server) waitingPools() []*pool {
+	var all []*pool
+	for _, u := range s.tenants {
+		all = append(all, u.waiting...)
 	}
-	u := s.tenants[e.made.TenantID]
-	if u == nil {
-		return 0
-	}
-	return u.open - u.leaving - e.cap()
+	return all
 }
 
-func (s *server) anyOver() bool {
-	for e := range s.pools {
-		if u := s.tenants[e.made.TenantID]; u != nil && u.open-u.leaving > e.cap() {
-			return true
-		}
-	}
-	return false
-}
+// excess is by how much the tenant of a pool that has a connection is over its
+// cap, which has fallen. It is called with mu held.
+func (s *server) excess(e *pool) int { return e.usage.open - e.usage.closing - e.cap() }
 
 // mayDial tells whether one more connection may be opened now, as far as the
 // process itself goes. One that has stood still for a while may have been
 // expelled meanwhile: the first connection finds out, before others are opened.
 func (s *server) mayDial() bool {
-	if len(s.queue) == 0 || !s.unproven() {
+	if !s.unproven() {
 		return true
 	}
 	dialling := s.open

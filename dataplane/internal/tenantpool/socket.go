@@ -27,6 +27,25 @@ type permit struct {
 	instance string // of this process, as the connection will say
 }
 
+// newPermit is for a permit that was granted. A server whose breaker is open is
+// not dialled.
+func (e *pool) newPermit() (*permit, error) {
+	report, err := e.server.dials().Allow()
+	if err != nil {
+		e.server.returned(e, nil)
+		return nil, errNoAnswer
+	}
+	return &permit{pool: e, report: report, instance: e.server.budget.Instance()}, nil
+}
+
+// unused gives the permit back if nothing was dialled with it.
+func (p *permit) unused() {
+	if !p.used.Swap(true) {
+		p.report(context.Canceled)
+		p.pool.server.returned(p.pool, nil)
+	}
+}
+
 // dial is the DialFunc of one connection. Its first call makes the connection;
 // later ones carry requests to cancel a query, which are no backends.
 func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -64,7 +83,7 @@ type socket struct {
 
 	// Guarded by server.mu.
 	connected bool // past the marker check
-	leaving   bool // being closed to make room; counted in server.leaving
+	leaving   bool // we are closing it; counted in server.closing
 	gone      bool // the permit is back
 }
 

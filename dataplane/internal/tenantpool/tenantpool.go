@@ -1,9 +1,11 @@
 // Package tenantpool leases connections to tenants' databases.
 //
 // Nobody ever holds a pool: a caller leases one connection, uses it, releases
-// it. Behind that stand at most MaxPools pgx pools, the least recently used
-// going first, and one connection budget for each Postgres server, which all
-// pools of the server share. The package promises (numbers are those of the
+// it. Behind that stand at most MaxPools pools, the least recently used going
+// first, and one connection budget for each Postgres server, which all pools of
+// the server share. Pools are our own and not pgxpool's: who gets the next
+// connection is decided over all pools of a server at once, in one place, and a
+// pool of the library's would keep a second queue of its own. The package promises (numbers are those of the
 // routing invariants):
 //
 //   - 1. Open backends of this process on a server never exceed the share of
@@ -18,14 +20,15 @@
 //     newer route. A refusal re-reads the route first, a few times within half
 //     a second.
 //   - 6. No lock is held across I/O. A cold tenant opens at most its cap.
-//   - 7. Waiting is bounded and ends in 429 (the tenant's own cap) or 503 (the
-//     server). Permits go to the tenant that has the fewest, so that a noisy
-//     one waits for itself.
+//   - 7. Waiting is bounded, in time and in number, and ends in 429 (the tenant's
+//     own cap) or 503 (the server). Permits go to the tenant that has the fewest,
+//     in turns among equals, so that a noisy one waits for itself.
 //   - 8. A server that does not answer is not waited for, and slows no other.
 //   - 12. A session that a lease has changed is not leased again.
 package tenantpool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -35,7 +38,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
@@ -86,7 +89,12 @@ type Options struct {
 
 	MaxPools       int           // pools kept at once; default 1,000
 	Wait           time.Duration // bound on waiting for a connection; default 3 s
+	BackgroundWait time.Duration // the same for background work; default 10 s
+	TenantLine     int           // may wait for one tenant's connections at once; default 2,000
+	ServerLine     int           // the same for all connections to one server; default 8,000
 	ConnectTimeout time.Duration // bound on making one; default 5 s
+	IdleFor        time.Duration // an unused connection is closed after this; default 5 min
+	PoolFor        time.Duration // an unused pool is forgotten after this; default 15 min
 	Log            *slog.Logger
 	Registerer     prometheus.Registerer // nil: no metrics
 }
@@ -96,16 +104,15 @@ type Options struct {
 //
 // How its locks work together. There are two kinds: mu, one for the process,
 // guards which pool a tenant has; server.mu, one for each Postgres server,
-// guards who may open a connection there. Neither is ever held while a network
-// is waited for. server.mu may be taken while mu is held, never the other way
-// round. Below server.mu only the locks inside pgx's pool are taken (to count
-// idle connections), and pgx calls none of our hooks while it holds them.
+// guards its connections, permits and waiters. Neither is ever held while a
+// network is waited for. server.mu may be taken while mu is held, never the
+// other way round.
 //
 // A pool counts what can reach it. The LRU's own hold is the flag retired; each
 // lease, and each attempt to get one, is a reference taken under mu while the
 // pool was found in the LRU. Hence a pool that has left the LRU gains no new
 // references, and whoever sees both "retired" and "no references" first (the
-// one who retires it, or the last to let go) closes it, in the background.
+// one who retires it, or the last to let go) closes it.
 //
 // A route changes like this: the directory publishes it, then calls
 // RouteChanged, which takes the tenant's pool out of the LRU if its key differs.
@@ -113,24 +120,24 @@ type Options struct {
 // pool into the LRU before RouteChanged looks there; the attempt then finds its
 // pool marked stale once it has a connection, lets go and starts again.
 //
-// A connection is opened like this: pgx's pool, in a goroutine that outlives a
-// cancelled Acquire, asks the server for a permit (BeforeConnect) and waits in
-// the server's queue, dials with it, and proves the marker (AfterConnect). The
-// permit goes back when the socket is closed, however the attempt ended: see
-// permit and socket. Whenever something changes (somebody queues, a lease is
-// released, a socket is closed), the server is settled: permits are granted to
-// the poorest tenant first, whoever could use an idle connection of its own is
-// sent back to take it, and for the rest idle connections of the coldest pools
-// are closed.
+// A connection is opened like this: an attempt that finds no idle connection
+// stands in its pool's line. When its turn has come, the server grants the pool
+// a permit, and a goroutine that outlives the attempt dials with it and proves
+// the marker. What comes of it goes to whoever is first in line then, or is
+// idle. The permit goes back when the socket is closed, however the attempt
+// ended: see permit and socket. Whenever something changes, the server is
+// settled: see queue for who comes next, and idleList for who makes room.
 type Pools struct {
 	options Options
-	base    *pgxpool.Config
+	base    *pgx.ConnConfig
+	works   works
 	meters  *meters
 
 	mu      sync.Mutex
 	pools   *simplelru.LRU[uuid.UUID, *pool] // by tenant: a tenant has one live pool
 	servers map[uuid.UUID]*server
-	tick    uint64 // counts leases; a pool's last one tells how cold it is
+	round   uint64      // of the janitor
+	janitor *time.Timer // nil before the first pool
 	closed  bool
 
 	nodes atomic.Int64 // that share the cap of each tenant
@@ -148,18 +155,7 @@ func New(o Options) (*Pools, error) {
 	case o.Routes == nil || o.Key == nil || o.Budget == nil:
 		return nil, errors.New("tenantpool needs routes, the data key and a connection budget")
 	}
-	if o.MaxPools <= 0 {
-		o.MaxPools = 1000
-	}
-	if o.Wait <= 0 {
-		o.Wait = 3 * time.Second
-	}
-	if o.ConnectTimeout <= 0 {
-		o.ConnectTimeout = 5 * time.Second
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o = o.withDefaults()
 	base, err := baseConfig(o)
 	if err != nil {
 		return nil, err
@@ -171,8 +167,25 @@ func New(o Options) (*Pools, error) {
 	}
 	p := &Pools{options: o, base: base, pools: pools, servers: map[uuid.UUID]*server{}}
 	p.nodes.Store(int64(o.Budget.Nodes()))
+	p.works = works{dial: func(e *pool) { go e.dial() }, end: endConn}
 	p.meters, err = newMeters(p, o.Registerer)
 	return p, err
+}
+
+func (o Options) withDefaults() Options {
+	o.MaxPools = cmp.Or(max(o.MaxPools, 0), 1000)
+	o.Wait = cmp.Or(max(o.Wait, 0), 3*time.Second)
+	o.BackgroundWait = max(cmp.Or(max(o.BackgroundWait, 0), 10*time.Second), o.Wait)
+	// A stampede of 1,000 first requests at one tenant is served.
+	o.TenantLine = cmp.Or(max(o.TenantLine, 0), 2000)
+	o.ServerLine = cmp.Or(max(o.ServerLine, 0), 8000)
+	o.ConnectTimeout = cmp.Or(max(o.ConnectTimeout, 0), 5*time.Second)
+	o.IdleFor = cmp.Or(max(o.IdleFor, 0), 5*time.Minute)
+	o.PoolFor = cmp.Or(max(o.PoolFor, 0), 15*time.Minute)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
 }
 
 // Lease gives a connection to the tenant's database; the caller must Release
@@ -183,18 +196,29 @@ func New(o Options) (*Pools, error) {
 // with Retry-After when the server's budget is in use or it does not answer,
 // or the tenant is under maintenance.
 func (p *Pools) Lease(ctx context.Context, r *route.Route) (*Lease, error) {
-	waiting, cancel := context.WithTimeout(ctx, p.options.Wait)
-	defer cancel()
+	return p.obtain(ctx, r, patience{bound: p.options.Wait})
+}
+
+// Background is Lease for work that nobody waits for. It must not cost those
+// who do: it waits longer, and behind requests; it has no connection closed that
+// was used a moment ago, before it has waited as long as a request would; and it
+// keeps no tenant warm. A connection that only background work has used is
+// closed at its release.
+func (p *Pools) Background(ctx context.Context, r *route.Route) (*Lease, error) {
+	return p.obtain(ctx, r, patience{background: true, first: p.options.Wait, bound: p.options.BackgroundWait})
+}
+
+func (p *Pools) obtain(ctx context.Context, r *route.Route, patience patience) (*Lease, error) {
 	current, err := p.current(ctx, r.TenantID)
 	if err != nil {
 		return nil, err
 	}
 	for retried := false; ; {
-		lease, err := p.lease(ctx, waiting, current)
+		lease, err := p.lease(ctx, &patience, current)
 		switch {
 		case err == nil:
 			return lease, nil
-		case errors.Is(err, errStale) && waiting.Err() == nil:
+		case errors.Is(err, errStale) && patience.left() > 0:
 			// Nobody refused: begin again with what is current now.
 			if current, err = p.current(ctx, r.TenantID); err != nil {
 				return nil, err
@@ -203,7 +227,7 @@ func (p *Pools) Lease(ctx context.Context, r *route.Route) (*Lease, error) {
 		case retried || !mayBeStale(err):
 			return nil, p.refuse(ctx, current, err)
 		}
-		newer, refused := p.reread(ctx, waiting, current)
+		newer, refused := p.reread(ctx, &patience, current)
 		if refused != nil {
 			return nil, refused
 		}
@@ -224,93 +248,119 @@ func (p *Pools) current(ctx context.Context, tenant uuid.UUID) (*route.Route, er
 }
 
 // lease makes one attempt by one route.
-func (p *Pools) lease(ctx, waiting context.Context, r *route.Route) (*Lease, error) {
-	e, err := p.pool(r)
+func (p *Pools) lease(ctx context.Context, patience *patience, r *route.Route) (*Lease, error) {
+	e, err := p.pool(r, patience.background)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := e.acquire(ctx, waiting)
+	c, err := e.acquire(ctx, patience)
 	if err != nil {
 		e.unref()
 		return nil, err
 	}
-	lease := &Lease{pool: e, conn: conn, route: r}
-	if e.stale.Load() {
+	lease := &Lease{pool: e, conn: c, route: r}
+	if e.stale.Load() || (patience.background && p.superseded(e)) {
 		lease.Release()
 		return nil, errStale
 	}
 	return lease, nil
 }
 
-// pool finds or makes the pool for the route and takes a reference to it.
-func (p *Pools) pool(r *route.Route) (*pool, error) {
-	e, evicted, err := p.reach(r)
-	for _, old := range evicted {
-		old.retire()
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := e.build(); err != nil {
-		p.forget(e)
-		e.unref()
-		return nil, err
-	}
-	return e, nil
+// superseded tells of a pool that RouteChanged may not have found, because it is
+// not in the LRU, whether its tenant is served by another route by now.
+func (p *Pools) superseded(e *pool) bool {
+	now, ok := p.options.Routes.ByID(e.made.TenantID)
+	return !ok || now.Status != route.StatusActive || now.PoolKey() != e.key
 }
 
-// reach does the part of pool that needs the lock.
-func (p *Pools) reach(r *route.Route) (e *pool, evicted []*pool, err error) {
+// pool finds or makes the pool for the route and takes a reference to it.
+func (p *Pools) pool(r *route.Route, background bool) (*pool, error) {
+	e, gone, err := p.reach(r, background)
+	if gone != nil {
+		gone.retire()
+	}
+	return e, err
+}
+
+// reach does the part of pool that needs the lock. gone has left the LRU.
+//
+// Background work does not count as use. For a tenant that has no pool it makes
+// one outside of the LRU, so that it pushes nobody out: a retired one, which
+// keeps no connection.
+func (p *Pools) reach(r *route.Route, background bool) (e, gone *pool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, nil, errClosed
 	}
-	p.tick++
-	e, ok := p.pools.Get(r.TenantID)
-	if ok && e.route != r {
-		if e.key == r.PoolKey() {
-			e.route = r // a change that connections do not depend on
-		} else {
-			p.pools.Remove(r.TenantID)
-			e.stale.Store(true)
-			evicted = append(evicted, e)
-			ok = false
-		}
+	e, ok := p.find(r.TenantID, background)
+	if ok && e.route != r && !e.follow(r) {
+		p.pools.Remove(r.TenantID)
+		e.stale.Store(true)
+		gone, ok = e, false
 	}
-	if !ok {
+	switch {
+	case ok:
+	case background:
+		e = p.newPool(r)
+		e.retired.Store(true)
+	default:
 		e = p.newPool(r)
 		p.pools.Add(r.TenantID, e)
-		for p.pools.Len() > p.options.MaxPools {
-			_, oldest, _ := p.pools.RemoveOldest()
-			evicted = append(evicted, oldest)
+		if p.pools.Len() > p.options.MaxPools {
+			gone = p.leastUseful(e)
+			p.pools.Remove(gone.made.TenantID)
 		}
 	}
 	e.refs.Add(1)
-	e.used.Store(p.tick)
-	return e, evicted, nil
+	if !background {
+		e.round = p.round
+	}
+	return e, gone, nil
+}
+
+func (p *Pools) find(tenant uuid.UUID, background bool) (*pool, bool) {
+	if background {
+		return p.pools.Peek(tenant)
+	}
+	return p.pools.Get(tenant)
+}
+
+// leastUseful is the pool that goes when there is one too many: one that has no
+// connection, because it costs nothing to make again, then one that nobody uses
+// now, then any; of these the least recently used.
+func (p *Pools) leastUseful(but *pool) *pool {
+	var unused, oldest *pool
+	for _, e := range p.pools.Values() { // the oldest comes first
+		switch {
+		case e == but:
+		case e.refs.Load() == 0 && e.open.Load() == 0:
+			return e
+		case unused == nil && e.refs.Load() == 0:
+			unused = e
+		case oldest == nil:
+			oldest = e
+		}
+	}
+	return cmp.Or(unused, oldest)
 }
 
 // newPool is called with mu held.
 func (p *Pools) newPool(r *route.Route) *pool {
 	s := p.servers[r.Server.ID]
 	if s == nil {
-		s = newServer(r.Server, p.options.Budget, p.options.Log)
+		s = newServer(r.Server, p.options.Budget, p.options.Log, p.works)
+		s.perTenant, s.perServer = p.options.TenantLine, p.options.ServerLine
 		p.servers[r.Server.ID] = s
 	}
 	s.resize(r.Server)
-	p.open.Add(1)
-	return &pool{owner: p, server: s, route: r, made: r, key: r.PoolKey()}
-}
-
-// forget takes the pool out of the LRU, if it is the one that is there.
-func (p *Pools) forget(e *pool) {
-	p.mu.Lock()
-	if live, ok := p.pools.Peek(e.made.TenantID); ok && live == e {
-		p.pools.Remove(e.made.TenantID)
+	if p.janitor == nil {
+		p.janitor = time.AfterFunc(janitorEvery, p.tidy)
 	}
-	p.mu.Unlock()
-	e.retire()
+	p.open.Add(1)
+	e := &pool{owner: p, server: s, route: r, made: r, key: r.PoolKey()}
+	e.life, e.end = context.WithCancel(context.Background())
+	return e
 }
 
 // RouteChanged retires the tenant's pool when its route has changed in what a
@@ -335,7 +385,7 @@ func (p *Pools) RouteChanged(e directory.Event) {
 	served := e.New != nil && !e.New.Deleted && e.New.Status == route.StatusActive
 	p.mu.Lock()
 	live, ok := p.pools.Peek(id)
-	if ok && served && (live.key == e.New.PoolKey() || live.route.Version > e.New.Version) {
+	if ok && served && (live.route.Version > e.New.Version || live.follow(e.New)) {
 		ok = false
 	}
 	if ok {
@@ -353,6 +403,9 @@ func (p *Pools) RouteChanged(e directory.Event) {
 func (p *Pools) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
+	if p.janitor != nil {
+		p.janitor.Stop()
+	}
 	live := p.pools.Values()
 	p.pools.Purge()
 	p.mu.Unlock()
