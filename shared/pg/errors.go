@@ -10,6 +10,7 @@ import (
 
 // SQLSTATE codes that the code branches on (PostgreSQL, appendix A).
 const (
+	CodeFeatureNotSupported = "0A000"
 	CodeUniqueViolation     = "23505"
 	CodeInvalidAuth         = "28000"
 	CodeInvalidPassword     = "28P01"
@@ -52,6 +53,13 @@ func Constraint(err error) string {
 		return e.ConstraintName
 	}
 	return ""
+}
+
+// IsOutdatedPlan tells whether a statement that was prepared before a migration
+// was refused because its result would look otherwise now ("cached plan must not
+// change result type"). Nothing has been done; prepared anew, it works.
+func IsOutdatedPlan(err error) bool {
+	return Code(err) == CodeFeatureNotSupported && Routine(err) == "RevalidateCachedQuery"
 }
 
 // IsConnect tells whether err happened while connecting: nothing was asked of

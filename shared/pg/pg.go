@@ -31,9 +31,15 @@ type Beginner interface {
 }
 
 // InTx runs fn in a READ COMMITTED transaction: committed when fn returns nil,
-// rolled back otherwise.
+// rolled back otherwise. fn runs a second time when a migration came in between
+// (IsOutdatedPlan), after all that it did in the database was rolled back: what it
+// leaves elsewhere must not add up.
 func InTx(ctx context.Context, db Beginner, fn func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{}, fn)
+	err := pgx.BeginTxFunc(ctx, db, pgx.TxOptions{}, fn)
+	if IsOutdatedPlan(err) {
+		err = pgx.BeginTxFunc(ctx, db, pgx.TxOptions{}, fn)
+	}
+	return err
 }
 
 // InTxValue is InTx for work that has a result.

@@ -102,7 +102,7 @@ func transient(err error) bool {
 	code := pg.Code(err)
 	switch code {
 	case pg.CodeCannotConnectNow, pg.CodeQueryCanceled, pg.CodeSerialization, pg.CodeDeadlock, pg.CodeTooManyConnections,
-		pg.CodeLockNotAvailable, pg.CodeReadOnlyTransaction, "57P02", "0A000":
+		pg.CodeLockNotAvailable, pg.CodeReadOnlyTransaction, "57P02", pg.CodeFeatureNotSupported:
 		return true
 	}
 	const connectionException, outOfResources = "08", "53"

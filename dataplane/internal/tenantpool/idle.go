@@ -117,7 +117,7 @@ func (c *conn) alive(ctx context.Context) bool {
 
 // fit tells whether the session is as a new one's.
 func (c *conn) fit() bool {
-	return !c.raw.IsClosed() && !c.raw.PgConn().IsBusy() && c.raw.PgConn().TxStatus() == 'I' && !c.sock.dirty.Load()
+	return !c.raw.IsClosed() && !c.raw.PgConn().IsBusy() && c.raw.PgConn().TxStatus() == 'I' && !c.sock.dirty.Load() && !c.sock.outdated.Load()
 }
 
 // closeWithin bounds the polite end of a connection: Terminate is written, and

@@ -28,40 +28,100 @@ func (l *Lease) Route() *route.Route { return l.route }
 
 // Exec runs a statement.
 func (l *Lease) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if l.conn == nil {
-		return pgconn.CommandTag{}, errReleased
+	if err := l.ready(ctx); err != nil {
+		return pgconn.CommandTag{}, err
 	}
-	return l.conn.raw.Exec(ctx, sql, args...)
+	tag, err := l.conn.raw.Exec(ctx, sql, args...)
+	if l.mayRepeat() {
+		if err := l.ready(ctx); err != nil {
+			return pgconn.CommandTag{}, err
+		}
+		tag, err = l.conn.raw.Exec(ctx, sql, args...)
+	}
+	return tag, err
 }
 
 // Query runs a query.
 func (l *Lease) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if l.conn == nil {
-		return nil, errReleased
+	if err := l.ready(ctx); err != nil {
+		return nil, err
 	}
-	return l.conn.raw.Query(ctx, sql, args...)
+	rows, err := l.conn.raw.Query(ctx, sql, args...)
+	if err == nil && len(rows.FieldDescriptions()) == 0 {
+		rows.Next() // there are no columns, hence no rows: this reads the end, or why it failed
+	}
+	if l.mayRepeat() {
+		if err := l.ready(ctx); err != nil {
+			return nil, err
+		}
+		rows, err = l.conn.raw.Query(ctx, sql, args...)
+	}
+	return rows, err
 }
 
 // QueryRow runs a query for at most one row.
 func (l *Lease) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if l.conn == nil {
-		return releasedRow{}
-	}
-	return l.conn.raw.QueryRow(ctx, sql, args...)
+	rows, err := l.Query(ctx, sql, args...)
+	return row{rows, err}
 }
 
 // BeginTx begins a transaction. One that is still open at Release costs the
 // connection.
 func (l *Lease) BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error) {
-	if l.conn == nil {
-		return nil, errReleased
+	if err := l.ready(ctx); err != nil {
+		return nil, err
 	}
 	return l.conn.raw.BeginTx(ctx, opts)
 }
 
-type releasedRow struct{}
+// ready has the connection forget its prepared statements if one was found to be
+// outdated. It then leads the tenant's next requests to new connections: all
+// those from before the migration would say the same.
+func (l *Lease) ready(ctx context.Context) error {
+	if l.conn == nil {
+		return errReleased
+	}
+	if l.conn.sock.outdated.Load() && l.conn.raw.PgConn().TxStatus() == 'I' {
+		l.pool.owner.outdate(l.pool)
+		if err := l.conn.raw.DeallocateAll(ctx); err != nil {
+			return err
+		}
+		l.conn.sock.outdated.Store(false)
+	}
+	return nil
+}
 
-func (releasedRow) Scan(...any) error { return errReleased }
+// mayRepeat tells whether the last statement was refused for an outdated plan,
+// outside of a transaction: it has done nothing, and can be run again. In a
+// transaction all of it must be: see pg.InTx.
+func (l *Lease) mayRepeat() bool {
+	return l.conn.sock.outdated.Load() && l.conn.raw.PgConn().TxStatus() == 'I'
+}
+
+// row is the first of rows.
+type row struct {
+	rows pgx.Rows
+	err  error
+}
+
+// Scan implements pgx.Row.
+func (r row) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
 
 // Release gives the connection back; it may be called more than once. It waits
 // for nothing. What the lease left in the session does not reach the next one.

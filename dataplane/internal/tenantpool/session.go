@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // sessionTracer marks connections whose session a statement may have changed
@@ -30,7 +32,15 @@ func (sessionTracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data p
 	return ctx
 }
 
-func (sessionTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+// TraceQueryEnd notices that the connection's prepared statements are outdated.
+func (sessionTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
+	if data.Err == nil || !pg.IsOutdatedPlan(data.Err) {
+		return
+	}
+	if s := socketOf(conn); s != nil {
+		s.outdated.Store(true)
+	}
+}
 
 func (sessionTracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
 	for _, q := range data.Batch.QueuedQueries {

@@ -79,6 +79,7 @@ type socket struct {
 	answered atomic.Bool // the server has sent something
 	closed   atomic.Bool
 	dirty    atomic.Bool // the session is not as a new one is
+	outdated atomic.Bool // a migration has changed what its statements return
 	instance string      // see permit
 
 	// Guarded by server.mu.

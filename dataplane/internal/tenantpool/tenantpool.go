@@ -363,6 +363,22 @@ func (p *Pools) newPool(r *route.Route) *pool {
 	return e
 }
 
+// outdate takes the pool out of the LRU, if it is there still: its connections
+// hold plans from before a migration.
+func (p *Pools) outdate(e *pool) {
+	p.mu.Lock()
+	live, ok := p.pools.Peek(e.made.TenantID)
+	ok = ok && live == e
+	if ok {
+		p.pools.Remove(e.made.TenantID)
+		e.stale.Store(true)
+	}
+	p.mu.Unlock()
+	if ok {
+		e.retire()
+	}
+}
+
 // RouteChanged retires the tenant's pool when its route has changed in what a
 // connection is made from, or the tenant is not served any more. It does not
 // block.
