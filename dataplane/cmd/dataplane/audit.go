@@ -47,7 +47,7 @@ func newAuditing(s settings, log *slog.Logger, registry *prometheus.Registry, ro
 	worker, err := audit.NewWorker(audit.WorkerOptions{
 		Routes: routes, Seal: audit.NewSealer(heads, signer).Seal, Every: s.AuditSealEvery, Log: log, Registerer: registry,
 		Do: func(ctx context.Context, r *route.Route, work func(audit.Conn) error) error {
-			lease, err := pools.Lease(ctx, r)
+			lease, err := pools.Background(ctx, r)
 			if err != nil {
 				return err
 			}

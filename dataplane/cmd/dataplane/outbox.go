@@ -34,7 +34,9 @@ func newDrainer(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 	return outbox.New(outbox.Options{
 		Routes: routes, Key: key, Senders: senders, Fleet: sealedToo{outbox.NewControlFleet(auditing.control, s.NodeID), auditing.Served}, Log: log, Registerer: registry,
 		Lease: func(ctx context.Context, r *route.Route) (outbox.Lease, error) {
-			lease, err := pools.Lease(ctx, r)
+			// Also right after the request that wrote the message: the connection
+			// that it has given back is taken then.
+			lease, err := pools.Background(ctx, r)
 			if err != nil {
 				return nil, err // a nil *Lease in an interface would not be nil
 			}

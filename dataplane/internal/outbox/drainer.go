@@ -33,7 +33,7 @@ type Options struct {
 	Routes interface {
 		ByID(id uuid.UUID) (*route.Route, bool)
 	}
-	Lease   func(ctx context.Context, r *route.Route) (Lease, error)
+	Lease   func(ctx context.Context, r *route.Route) (Lease, error) // for background work
 	Key     Opener
 	Senders map[Channel]Sender
 

@@ -113,7 +113,7 @@ func (w *world) drainer(t *testing.T, fleet outbox.Fleet) drainer {
 		Log:     telemetry.NewLogger(w.log, slog.LevelDebug, "test"),
 		Senders: map[outbox.Channel]outbox.Sender{outbox.Email: w.email, outbox.SMS: w.sms},
 		Lease: func(ctx context.Context, r *route.Route) (outbox.Lease, error) {
-			lease, err := pools.Lease(ctx, r)
+			lease, err := pools.Background(ctx, r)
 			if err != nil {
 				return nil, err
 			}

@@ -89,7 +89,7 @@ type Options struct {
 
 	MaxPools       int           // pools kept at once; default 1,000
 	Wait           time.Duration // bound on waiting for a connection; default 3 s
-	BackgroundWait time.Duration // the same for background work; default 10 s
+	BackgroundWait time.Duration // the same for background work, which should be more; default three times that and a second
 	TenantLine     int           // may wait for one tenant's connections at once; default 2,000
 	ServerLine     int           // the same for all connections to one server; default 8,000
 	ConnectTimeout time.Duration // bound on making one; default 5 s
@@ -175,7 +175,7 @@ func New(o Options) (*Pools, error) {
 func (o Options) withDefaults() Options {
 	o.MaxPools = cmp.Or(max(o.MaxPools, 0), 1000)
 	o.Wait = cmp.Or(max(o.Wait, 0), 3*time.Second)
-	o.BackgroundWait = max(cmp.Or(max(o.BackgroundWait, 0), 10*time.Second), o.Wait)
+	o.BackgroundWait = cmp.Or(max(o.BackgroundWait, 0), 3*o.Wait+time.Second)
 	// A stampede of 1,000 first requests at one tenant is served.
 	o.TenantLine = cmp.Or(max(o.TenantLine, 0), 2000)
 	o.ServerLine = cmp.Or(max(o.ServerLine, 0), 8000)
