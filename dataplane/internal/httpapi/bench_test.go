@@ -108,12 +108,14 @@ func serve(b *testing.B, handler http.Handler) (address string) {
 }
 
 // client is one keep-alive connection. It parses no more of an answer than it
-// must, so that the time measured is the server's.
+// must, so that the time measured is the server's. To a server that closes it,
+// it connects anew with the next request.
 type client struct {
-	b      *testing.B
-	conn   net.Conn
-	reader *bufio.Reader
-	body   []byte
+	b       *testing.B
+	address string
+	conn    net.Conn
+	reader  *bufio.Reader
+	body    []byte
 }
 
 // clients connects n of them.
@@ -121,41 +123,63 @@ func clients(b *testing.B, n int, address func(i int) string) []*client {
 	b.Helper()
 	all := make([]*client, n)
 	for i := range all {
-		conn, err := net.Dial("tcp", address(i))
-		if err != nil {
+		c := &client{b: b, address: address(i), reader: bufio.NewReader(nil)}
+		if err := c.connect(); err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(func() { _ = conn.Close() })
-		all[i] = &client{b: b, conn: conn, reader: bufio.NewReader(conn)}
+		b.Cleanup(func() { _ = c.conn.Close() })
+		all[i] = c
 	}
 	return all
 }
 
+func (c *client) connect() (err error) {
+	if c.conn != nil {
+		_ = c.conn.Close()
+	}
+	if c.conn, err = net.Dial("tcp", c.address); err != nil {
+		return err
+	}
+	c.reader.Reset(c.conn)
+	return nil
+}
+
 // call sends a request and reads the answer to its end.
 func (c *client) call(request []byte) {
-	if _, err := c.conn.Write(request); err != nil {
-		c.b.Error(err)
-		return
+	if status, err := c.ask(request); err != nil || status != http.StatusOK {
+		c.b.Errorf("%d %v %s", status, err, c.body)
 	}
-	status, err := c.reader.ReadSlice('\n')
-	ok := bytes.HasPrefix(status, []byte("HTTP/1.1 200 "))
-	length := 0
-	for err == nil {
-		var line []byte
-		if line, err = c.reader.ReadSlice('\n'); len(line) <= 2 {
-			break
+}
+
+// ask is call for answers of any status.
+func (c *client) ask(request []byte) (status int, err error) {
+	if _, err := c.conn.Write(request); err != nil {
+		return 0, err
+	}
+	line, err := c.reader.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	if status, err = strconv.Atoi(string(line[len("HTTP/1.1 "):][:3])); err != nil {
+		return 0, err
+	}
+	length, closed := 0, false
+	for len(line) > 2 {
+		if line, err = c.reader.ReadSlice('\n'); err != nil {
+			return 0, err
 		}
 		if value, found := bytes.CutPrefix(line, []byte("Content-Length: ")); found {
-			length, err = strconv.Atoi(string(bytes.TrimSpace(value)))
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return 0, err
+			}
 		}
+		closed = closed || bytes.EqualFold(bytes.TrimSpace(line), []byte("connection: close"))
 	}
 	c.body = slices.Grow(c.body[:0], length)[:length]
-	if err == nil {
-		_, err = io.ReadFull(c.reader, c.body)
+	if _, err = io.ReadFull(c.reader, c.body); err == nil && closed {
+		err = c.connect()
 	}
-	if err != nil || !ok {
-		c.b.Errorf("%v %s", err, c.body)
-	}
+	return status, err
 }
 
 func get(host, path, token string) []byte {
@@ -211,8 +235,21 @@ func ownRequest(t tenanttest.Tenant) []byte {
 // compareRouted measures the routed handler beside another.
 func compareRouted(b *testing.B, f *tenanttest.Fixture, tenants []tenanttest.Tenant, other http.Handler, request func(tenanttest.Tenant) []byte) {
 	b.Helper()
-	node := newRouting(b, f, tenants...)
-	routed := smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
+	routedAt, otherAt := serve(b, routedAPI(newRouting(b, f, tenants...))), serve(b, other)
+	ours := clients(b, warm, func(int) string { return routedAt })
+	reference := clients(b, warm, func(int) string { return otherAt })
+	mine, theirs := make([][]byte, warm), make([][]byte, warm)
+	for i, t := range tenants {
+		mine[i], theirs[i] = ownRequest(t), request(t)
+	}
+	sidebyside.Throughput(b, warm, rounds, each,
+		func(worker int) { ours[worker].call(mine[worker]) },
+		func(worker int) { reference[worker].call(theirs[worker]) })
+}
+
+// routedAPI takes the connection by the route of the request's host.
+func routedAPI(node *routing) http.Handler {
+	return smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
 		found, err := node.Lookup(r.Host)
 		if err != nil {
 			return err
@@ -227,16 +264,6 @@ func compareRouted(b *testing.B, f *tenanttest.Fixture, tenants []tenanttest.Ten
 		defer lease.Release()
 		return work(lease)
 	})
-	routedAt, otherAt := serve(b, routed), serve(b, other)
-	ours := clients(b, warm, func(int) string { return routedAt })
-	reference := clients(b, warm, func(int) string { return otherAt })
-	mine, theirs := make([][]byte, warm), make([][]byte, warm)
-	for i, t := range tenants {
-		mine[i], theirs[i] = ownRequest(t), request(t)
-	}
-	sidebyside.Throughput(b, warm, rounds, each,
-		func(worker int) { ours[worker].call(mine[worker]) },
-		func(worker int) { reference[worker].call(theirs[worker]) })
 }
 
 // direct takes the connection from a plain pool.

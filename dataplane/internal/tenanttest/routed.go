@@ -23,7 +23,13 @@ import (
 // until the test ends.
 func (f *Fixture) Directory(t testing.TB, subscriber func(directory.Event), tenants ...Tenant) *directory.Directory {
 	t.Helper()
-	address := f.Control(t, tenants...)
+	return f.DirectoryOf(t, f.Control(t, tenants...), len(tenants), subscriber)
+}
+
+// DirectoryOf is Directory for a control database that is there already, with
+// that many tenants: that of another node.
+func (f *Fixture) DirectoryOf(t testing.TB, address string, tenants int, subscriber func(directory.Event)) *directory.Directory {
+	t.Helper()
 	d, err := directory.New(directory.Options{
 		DSN: WithRole(address, migrations.NodeRole), NodeID: "n-" + uuid.NewString()[:8], BaseDomain: "localhost",
 	})
@@ -43,8 +49,8 @@ func (f *Fixture) Directory(t testing.TB, subscriber func(directory.Event), tena
 	pulled, done := context.WithTimeout(t.Context(), 20*time.Second)
 	defer done()
 	must(t, d.Refresh(pulled, 0))
-	if d.Len() != len(tenants) {
-		t.Fatalf("the directory knows %d tenants of %d", d.Len(), len(tenants))
+	if d.Len() != tenants {
+		t.Fatalf("the directory knows %d tenants of %d", d.Len(), tenants)
 	}
 	return d
 }
@@ -70,7 +76,7 @@ func (f *Fixture) Control(t testing.TB, tenants ...Tenant) (address string) {
 	for _, l := range route.Limits() { // tests and benchmarks ask more often than people do
 		raised[l.Name] = route.MaxLimit
 	}
-	exec("UPDATE control.plans SET limits = $1", raised)
+	exec("UPDATE control.plans SET limits = $1, max_connections = $2", raised, f.A.Route.MaxConnections)
 	for _, tenant := range tenants {
 		insertRoute(t, exec, tenant.Route)
 	}

@@ -64,12 +64,23 @@ type Tenant struct {
 	SigningKey  *ecdsa.PrivateKey
 	Password    string // of the login role
 	AdminURL    string // superuser, in the tenant's database
+
+	slug string
 }
 
 // New makes the fixture; it goes with the test.
 func New(t testing.TB) *Fixture {
 	t.Helper()
-	f := &Fixture{Table: NewTable("localhost")}
+	f := newFixture(t, inDatabase(t, testdb.ServerURL(t), "postgres"))
+	f.A = f.Tenant(t, "acme")
+	f.B = f.Tenant(t, "globex")
+	return f
+}
+
+// newFixture has keys and a server, and no tenants yet.
+func newFixture(t testing.TB, superuserDB string) *Fixture {
+	t.Helper()
+	f := &Fixture{Table: NewTable("localhost"), SuperuserDB: superuserDB, Server: serverOf(t, superuserDB)}
 	dir := t.TempDir()
 	f.KeyFile = filepath.Join(dir, "data.key")
 	public := filepath.Join(dir, "data.pub")
@@ -79,10 +90,6 @@ func New(t testing.TB) *Fixture {
 	must(t, err)
 	f.Public, err = seal.LoadPublicKey(public)
 	must(t, err)
-	f.SuperuserDB = inDatabase(t, testdb.ServerURL(t), "postgres")
-	f.Server = serverOf(t, f.SuperuserDB)
-	f.A = f.Tenant(t, "acme")
-	f.B = f.Tenant(t, "globex")
 	return f
 }
 
@@ -100,14 +107,31 @@ func serverOf(t testing.TB, address string) *route.Server {
 // Tenant makes one more tenant.
 func (f *Fixture) Tenant(t testing.TB, slug string) Tenant {
 	t.Helper()
-	tenant := Tenant{
-		ID: newID(t), OwnerEmail: "owner@" + slug + ".example", CompanyName: slug + " Ltd",
-		Kid: token(8), Password: pg.NewPassword(),
-	}
+	tenant := newTenant(t, slug)
 	database := f.Database(t, tenant.ID, 1, tenant.Password, 10)
+	f.routeTo(t, &tenant, database)
+	arguments := f.seedArguments(t, &tenant)
+	inside := testdb.Connect(t, WithRole(tenant.AdminURL, migrations.OwnerRole))
+	must(t, seed(t.Context(), inside, &tenant, arguments))
+	must(t, inside.Close(t.Context()))
+	f.Table.Set(tenant.Route)
+	return tenant
+}
+
+func newTenant(t testing.TB, slug string) Tenant {
+	t.Helper()
+	return Tenant{
+		ID: newID(t), OwnerEmail: "owner@" + slug + ".example", CompanyName: slug + " Ltd",
+		Kid: token(8), Password: pg.NewPassword(), slug: slug,
+	}
+}
+
+// routeTo makes the route that leads to the tenant's database.
+func (f *Fixture) routeTo(t testing.TB, tenant *Tenant, database string) {
+	t.Helper()
 	tenant.AdminURL = inDatabase(t, f.SuperuserDB, database)
 	tenant.Route = &route.Route{
-		TenantID: tenant.ID, Version: 1, Slug: slug, Status: route.StatusActive, Mode: route.ModeServe,
+		TenantID: tenant.ID, Version: 1, Slug: tenant.slug, Status: route.StatusActive, Mode: route.ModeServe,
 		TokenEpoch: 1, SchemaVersion: latest(t), Incarnation: 1, Server: f.Server, Database: database,
 		Credential: f.Seal(t, tenant.ID, 1, tenant.Password), MaxConnections: 10, StatementTimeout: 30 * time.Second,
 		Settings: route.Settings{Limits: map[string]int{}},
@@ -115,9 +139,6 @@ func (f *Fixture) Tenant(t testing.TB, slug string) Tenant {
 	for _, l := range route.Limits() { // tests sign in more often than people do
 		tenant.Route.Settings.Limits[l.Name] = route.MaxLimit
 	}
-	f.seed(t, &tenant)
-	f.Table.Set(tenant.Route)
-	return tenant
 }
 
 // Database makes a tenant's database and its login role of the same name,
@@ -130,10 +151,7 @@ func (f *Fixture) Database(t testing.TB, tenant uuid.UUID, incarnation int, pw s
 	verifier, err := pg.SCRAMVerifier(pw)
 	must(t, err)
 	admin := testdb.Connect(t, f.SuperuserDB)
-	grant := "GRANT " + migrations.AppRole + " TO " + name
-	if modern(t, admin) {
-		grant += " WITH INHERIT TRUE, SET FALSE"
-	}
+	grant := grantApp(t, admin)
 	t.Cleanup(func() { forget(t, f.SuperuserDB, name) })
 	execAll(
 		t, admin,
@@ -143,12 +161,11 @@ func (f *Fixture) Database(t testing.TB, tenant uuid.UUID, incarnation int, pw s
 		"REVOKE ALL ON DATABASE "+name+" FROM PUBLIC",
 		"ALTER DATABASE "+name+" SET client_connection_check_interval = '1s'",
 		"CREATE ROLE "+name+" LOGIN CONNECTION LIMIT "+strconv.Itoa(limit)+" PASSWORD '"+verifier+"'",
-		grant,
+		fmt.Sprintf(grant, name),
 		"ALTER DATABASE "+name+" ALLOW_CONNECTIONS true",
 	)
 	inside := testdb.Connect(t, WithRole(inDatabase(t, f.SuperuserDB, name), migrations.OwnerRole))
-	_, err = inside.Exec(t.Context(), "INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2)", tenant, incarnation)
-	must(t, err)
+	must(t, mark(t.Context(), inside, tenant, incarnation))
 	must(t, inside.Close(t.Context()))
 	execAll(t, admin, "GRANT CONNECT ON DATABASE "+name+" TO "+name)
 	must(t, admin.Close(t.Context()))
@@ -163,9 +180,28 @@ func (f *Fixture) Seal(t testing.TB, tenant uuid.UUID, incarnation int, pw strin
 	return sealed
 }
 
-// seed calls the function that is the contract with the tenant's schema. The
+// grantApp is the statement that makes a role (%s) one of the application.
+func grantApp(t testing.TB, conn *pgx.Conn) string {
+	t.Helper()
+	grant := "GRANT " + migrations.AppRole + " TO %s"
+	if modern(t, conn) {
+		grant += " WITH INHERIT TRUE, SET FALSE"
+	}
+	return grant
+}
+
+// mark says in the database whose it is.
+func mark(ctx context.Context, inside *pgx.Conn, tenant uuid.UUID, incarnation int) error {
+	_, err := inside.Exec(ctx, "INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2)", tenant, incarnation)
+	if err != nil {
+		return fmt.Errorf("mark the database: %w", err)
+	}
+	return nil
+}
+
+// seedArguments makes the tenant's signing key, and what seed needs. The
 // private key is PKCS #8, sealed to the data plane's public key.
-func (f *Fixture) seed(t testing.TB, tenant *Tenant) {
+func (f *Fixture) seedArguments(t testing.TB, tenant *Tenant) []any {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -179,18 +215,25 @@ func (f *Fixture) seed(t testing.TB, tenant *Tenant) {
 	must(t, err)
 	sealed, err := f.Public.Seal(private, route.SigningKeyContext(tenant.ID, tenant.Kid))
 	must(t, err)
-	inside := testdb.Connect(t, WithRole(tenant.AdminURL, migrations.OwnerRole))
+	return []any{uuid.New(), "Owner of " + tenant.slug, tenant.OwnerEmail, ownerHash(t), tenant.CompanyName, tenant.Kid, public, sealed}
+}
+
+// seed calls the function that is the contract with the tenant's schema.
+func seed(ctx context.Context, inside *pgx.Conn, tenant *Tenant, arguments []any) error {
 	var answer []byte
-	err = inside.QueryRow(t.Context(), "SELECT ouvira.seed_tenant($1, $2, $3, true, $4, NULL, NULL, $5, $6, $7, $8)",
-		uuid.New(), "Owner of "+tenant.Route.Slug, tenant.OwnerEmail, ownerHash(t), tenant.CompanyName, tenant.Kid, public, sealed).Scan(&answer)
-	must(t, err)
-	must(t, inside.Close(t.Context()))
+	err := inside.QueryRow(ctx, "SELECT ouvira.seed_tenant($1, $2, $3, true, $4, NULL, NULL, $5, $6, $7, $8)", arguments...).Scan(&answer)
+	if err != nil {
+		return fmt.Errorf("seed the tenant: %w", err)
+	}
 	var ids struct {
 		UserID    int64 `json:"user_id"`
 		CompanyID int64 `json:"company_id"`
 	}
-	must(t, json.Unmarshal(answer, &ids))
+	if err := json.Unmarshal(answer, &ids); err != nil {
+		return fmt.Errorf("read what the seed says: %w", err)
+	}
 	tenant.OwnerID, tenant.CompanyID = ids.UserID, ids.CompanyID
+	return nil
 }
 
 func publicJWK(kid string, key *ecdsa.PublicKey) (route.JWK, error) {
