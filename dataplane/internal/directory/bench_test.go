@@ -1,29 +1,27 @@
 package directory_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
+	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/testdb/sidebyside"
 )
 
 const fleet = 10_000
 
-// fleetOf makes a control database with 10,000 tenants, one in ten with a
+// fleetOf makes a control database with that many tenants, one in ten with a
 // domain of its own.
-func fleetOf(t testing.TB) *control {
+func fleetOf(t testing.TB, tenants int) *control {
 	t.Helper()
 	c := newControl(t)
-	c.exec(t, `INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, database_name, credential, signing_keys, settings)
-		SELECT gen_random_uuid(), 'tenant-' || i, 'Tenant ' || i, 'active', '01900000-0000-7000-8000-000000000001', $1,
-		       'ov_' || md5(i::text), decode(repeat('5a', 96), 'hex'), $2, '{"locale": "en"}'
-		FROM generate_series(1, $3) i`, c.server, keysJSON, fleet)
-	c.exec(t, `INSERT INTO control.domains (id, tenant_id, hostname, status, challenge)
-		SELECT gen_random_uuid(), id, slug || '.example', 'verified', 'x' FROM control.tenants WHERE slug LIKE '%0'`)
-	c.exec(t, `INSERT INTO control.routes (tenant_id, version) SELECT id, row_number() OVER () + 1 FROM control.tenants`)
-	c.exec(t, `UPDATE control.route_clock SET version = $1`, fleet+1)
+	tenanttest.Fill(t, c.adminURL, c.server, keysJSON, tenants)
 	return c
 }
 
@@ -40,7 +38,7 @@ const mostPerTenant = 1024 // bytes of heap
 // perTenant is how many bytes of heap a known tenant costs.
 func perTenant(t testing.TB) int64 {
 	t.Helper()
-	c := fleetOf(t)
+	c := fleetOf(t, fleet)
 	before := inUse()
 	d := run(t, c.options())
 	each := (inUse() - before) / fleet
@@ -65,7 +63,7 @@ func BenchmarkMemoryPerKnownTenant(b *testing.B) {
 }
 
 func BenchmarkLookup(b *testing.B) {
-	c := fleetOf(b)
+	c := fleetOf(b, fleet)
 	d := run(b, c.options())
 	for name, host := range map[string]string{"slug": "tenant-5000.localhost:8000", "domain": "tenant-5000.example", "unknown": "nobody.localhost"} {
 		b.Run(name, func(b *testing.B) {
@@ -88,7 +86,7 @@ func BenchmarkLookup(b *testing.B) {
 
 // A pull of the whole table, as at the start.
 func BenchmarkFullPull(b *testing.B) {
-	c := fleetOf(b)
+	c := fleetOf(b, fleet)
 	o := c.options()
 	var events atomic.Int64
 	for b.Loop() {
@@ -96,4 +94,58 @@ func BenchmarkFullPull(b *testing.B) {
 		run(b, o, func(d *directory.Directory) { d.Subscribe(func(directory.Event) { events.Add(1) }) })
 	}
 	b.ReportMetric(float64(events.Load())/float64(b.N), "routes/op")
+}
+
+// BenchmarkGrowth is what a node's knowledge costs as the number of tenants
+// grows: finding one of them, the memory, the pull of everything at the start
+// and the snapshot.
+func BenchmarkGrowth(b *testing.B) {
+	const few = 10
+	for _, n := range []int{few, 100, 1000, 5000} {
+		b.Run(fmt.Sprintf("known-%d", n), func(b *testing.B) {
+			small := run(b, fleetOf(b, few).options())
+			o := fleetOf(b, n).options()
+			o.Snapshot = filepath.Join(b.TempDir(), "routes")
+			o.Sealer = dataKey(b)
+			before, begun := inUse(), time.Now()
+			d := run(b, o)
+			pulled := time.Since(begun)
+			heap := inUse() - before
+			begun = time.Now()
+			if err := d.WriteSnapshot(); err != nil {
+				b.Fatal(err)
+			}
+			written := time.Since(begun)
+			info, err := os.Stat(o.Snapshot)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var ours, reference []float64
+			for range 9 {
+				ours, reference = append(ours, lookups(b, d, n)), append(reference, lookups(b, small, few))
+			}
+			sidebyside.Report(b, ours, reference)
+			b.ReportMetric(float64(heap), "heap-bytes")
+			b.ReportMetric(pulled.Seconds(), "pull-seconds")
+			b.ReportMetric(written.Seconds(), "snapshot-seconds")
+			b.ReportMetric(float64(info.Size()), "snapshot-bytes")
+		})
+	}
+}
+
+// lookups is how many nanoseconds it takes to find a tenant, each of n in turn.
+func lookups(b *testing.B, d *directory.Directory, n int) float64 {
+	b.Helper()
+	hosts := make([]string, n)
+	for i := range hosts {
+		hosts[i] = fmt.Sprintf("tenant-%d.localhost", (i*7919)%n+1) // in an order that no cache foresees
+	}
+	const times = 100_000
+	begun := time.Now()
+	for i := range times {
+		if _, err := d.Lookup(hosts[i%n]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return float64(time.Since(begun).Nanoseconds()) / times
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
-func dataKey(t *testing.T) *seal.DataKey {
+func dataKey(t testing.TB) *seal.DataKey {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "key")

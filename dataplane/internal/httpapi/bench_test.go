@@ -56,14 +56,20 @@ type routing struct {
 // newRouting serves the tenants from the fixture's server.
 func newRouting(b *testing.B, f *tenanttest.Fixture, tenants ...tenanttest.Tenant) *routing {
 	b.Helper()
+	return routingOf(b, f, f.Control(b, tenants...), len(tenants))
+}
+
+// routingOf serves what the control database knows, so many tenants.
+func routingOf(b *testing.B, f *tenanttest.Fixture, control string, tenants int) *routing {
+	b.Helper()
 	r := &routing{}
 	var err error
 	// The pools are known to the directory before they know it.
-	d := f.Directory(b, func(e directory.Event) {
+	d := f.DirectoryOf(b, control, tenants, func(e directory.Event) {
 		if r.pools != nil {
 			r.pools.RouteChanged(e)
 		}
-	}, tenants...)
+	})
 	r.Directory = d
 	r.pools, err = tenantpool.New(tenantpool.Options{NodeID: "bench", Budget: tenanttest.NewBudget(), Routes: d, Key: f.Key})
 	if err != nil {
@@ -248,8 +254,10 @@ func compareRouted(b *testing.B, f *tenanttest.Fixture, tenants []tenanttest.Ten
 }
 
 // routedAPI takes the connection by the route of the request's host.
-func routedAPI(node *routing) http.Handler {
-	return smallAPI(func(r *http.Request, work func(pg.Querier) error) error {
+func routedAPI(node *routing) http.Handler { return smallAPI(leased(node)) }
+
+func leased(node *routing) func(*http.Request, func(pg.Querier) error) error {
+	return func(r *http.Request, work func(pg.Querier) error) error {
 		found, err := node.Lookup(r.Host)
 		if err != nil {
 			return err
@@ -263,7 +271,7 @@ func routedAPI(node *routing) http.Handler {
 		}
 		defer lease.Release()
 		return work(lease)
-	})
+	}
 }
 
 // direct takes the connection from a plain pool.

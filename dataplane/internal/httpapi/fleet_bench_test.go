@@ -51,7 +51,7 @@ func BenchmarkFleet(b *testing.B) {
 		{"peer-1000-tight", w.tightPeer, load{many, zipf, workers}},
 		{"cold-tenant", w.cold, load{tenants: many}},
 	} {
-		b.Run(c.name, func(b *testing.B) { c.run(b, c.load) }) //nolint:thelper // each says so itself
+		b.Run(c.name, func(b *testing.B) { c.run(b, c.load) })
 	}
 }
 

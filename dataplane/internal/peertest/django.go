@@ -43,7 +43,7 @@ func Django(b testing.TB, server *route.Server, tenants []tenanttest.Tenant, iss
 			issuer(t.Route), t.ID.String(), t.Route.Keys[0],
 		}
 	}
-	text, err := json.Marshal(all)
+	text, err := json.Marshal(all) //nolint:gosec // passwords of test databases, which the service needs
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func djangoPython(b testing.TB) string {
 			continue
 		}
 		const imports = "import django, rest_framework, rest_framework_simplejwt, psycopg2, cryptography, gunicorn"
-		if exec.CommandContext(b.Context(), path, "-c", imports).Run() == nil {
+		if exec.CommandContext(b.Context(), path, "-c", imports).Run() == nil { //nolint:gosec // one of the two above
 			return path
 		}
 	}
@@ -79,17 +79,13 @@ func djangoPython(b testing.TB) string {
 // sources is the service, which lies beside the program that runs benchmarks.
 func sources(b testing.TB) map[string]string {
 	b.Helper()
-	root := filepath.Join("..", "..", "..", "deploy", "bench", "peers", "django")
+	service := os.DirFS(filepath.Join("..", "..", "..", "deploy", "bench", "peers", "django"))
 	files := map[string]string{}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Ext(path) != ".py" {
+	err := fs.WalkDir(service, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(name) != ".py" {
 			return err
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(root, path)
+		text, err := fs.ReadFile(service, name)
 		files[name] = string(text)
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
+	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/testdb"
 	"github.com/ouvira/ouvira/shared/testdb/sidebyside"
@@ -111,6 +112,44 @@ func BenchmarkMemoryPerIdlePool(b *testing.B) {
 	}
 	sidebyside.Against(b, float64(resident(b)-before)/(pools-1), limit)
 	runtime.KeepAlive(n)
+}
+
+// BenchmarkMemoryPerConnection: the heap of an open connection with the
+// statements of a session's life prepared on it.
+func BenchmarkMemoryPerConnection(b *testing.B) {
+	const each, limit = 60, 35 << 10
+	n := newNode(b, 2*each)
+	for _, tenant := range []*tenanttest.Tenant{&n.A, &n.B} {
+		n.exec(b, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", tenant.Route.Database, each))
+		tenant.Route = n.Table.Change(tenant.ID, func(r *route.Route) { r.MaxConnections = each })
+		n.lease(b, *tenant).Release() // what the first one costs is the pool's
+	}
+	before := heap()
+	var held []*tenantpool.Lease
+	for range each {
+		held = append(held, n.lease(b, n.A), n.lease(b, n.B))
+	}
+	for _, l := range held {
+		for _, table := range []string{"users", "sessions", "companies", "roles", "user_companies"} {
+			var count int
+			if err := l.QueryRow(b.Context(), "SELECT count(*) FROM public."+table+" WHERE $1", true).Scan(&count); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	sidebyside.Against(b, float64(heap()-before)/float64(len(held)-2), limit)
+	for _, l := range held {
+		l.Release()
+	}
+}
+
+// heap is what lives on it.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // resident is the process's memory as the system counts it, after what is free

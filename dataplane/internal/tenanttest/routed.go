@@ -116,3 +116,28 @@ func buildControl(ctx context.Context, address string) error {
 	_, err = migrations.Up(ctx, WithRole(address, migrations.ControlOwnerRole), migrations.Control)
 	return err
 }
+
+// Fill makes n tenants tenant-1, tenant-2, … that have a route and no database,
+// one in ten with a domain of its own: for what depends on how many are known.
+func Fill(t testing.TB, controlURL string, server uuid.UUID, keysJSON string, n int) {
+	t.Helper()
+	control := testdb.Connect(t, controlURL)
+	for _, step := range []struct {
+		sql       string
+		arguments []any
+	}{
+		{`INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, database_name, credential, signing_keys, settings)
+			SELECT gen_random_uuid(), 'tenant-' || i, 'Tenant ' || i, 'active', '01900000-0000-7000-8000-000000000001', $1,
+			       'ov_' || md5(i::text), decode(repeat('5a', 96), 'hex'), $2, '{"locale": "en"}'
+			FROM generate_series(1, $3) i`, []any{server, keysJSON, n}},
+		{`INSERT INTO control.domains (id, tenant_id, hostname, status, challenge)
+			SELECT gen_random_uuid(), id, slug || '.example', 'verified', 'x' FROM control.tenants WHERE slug LIKE 'tenant-%0'`, nil},
+		{`INSERT INTO control.routes (tenant_id, version)
+			SELECT t.id, c.version + row_number() OVER () FROM control.tenants t, control.route_clock c WHERE t.slug LIKE 'tenant-%'`, nil},
+		{`UPDATE control.route_clock SET version = version + $1`, []any{n}},
+	} {
+		_, err := control.Exec(t.Context(), step.sql, step.arguments...)
+		must(t, err)
+	}
+	must(t, control.Close(t.Context()))
+}

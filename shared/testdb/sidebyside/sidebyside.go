@@ -97,7 +97,8 @@ func Duration(b *testing.B, rounds int, ours, reference func()) {
 }
 
 // Latency lets one client do ours and reference, each of them once in turn, and
-// reports the medians of seconds, and the median of the rounds' ratios.
+// reports the medians of seconds, the median of the rounds' ratios, and
+// percentiles.
 func Latency(b *testing.B, rounds, each int, ours, reference func()) {
 	b.Helper()
 	timed := func(f func()) float64 {
@@ -109,7 +110,7 @@ func Latency(b *testing.B, rounds, each int, ours, reference func()) {
 		ours()
 		reference()
 	}
-	var o, r, ratios []float64
+	var o, r, ratios, op99, rp99 []float64
 	b.ResetTimer()
 	for range rounds {
 		x, y := make([]float64, each), make([]float64, each)
@@ -121,9 +122,28 @@ func Latency(b *testing.B, rounds, each int, ours, reference func()) {
 			}
 		}
 		o, r, ratios = append(o, Median(x)), append(r, Median(y)), append(ratios, Median(x)/Median(y))
+		slices.Sort(x)
+		slices.Sort(y)
+		op99, rp99 = append(op99, percentile(x, 99)), append(rp99, percentile(y, 99))
 	}
 	b.StopTimer()
 	report(b, o, r, ratios)
+	b.ReportMetric(Median(o), UnitOursP50)
+	b.ReportMetric(Median(op99), UnitOursP99)
+	b.ReportMetric(Median(r), UnitReferenceP50)
+	b.ReportMetric(Median(rp99), UnitReferenceP99)
+}
+
+// Report is for benchmarks that measure in a way of their own: the figures of
+// each round, of which the medians count.
+func Report(b *testing.B, ours, reference []float64) {
+	b.Helper()
+	ratios := make([]float64, len(ours))
+	for i := range ours {
+		ratios[i] = ours[i] / reference[i]
+	}
+	b.StopTimer()
+	report(b, ours, reference, ratios)
 }
 
 // Against reports a figure beside the limit it has to keep.
