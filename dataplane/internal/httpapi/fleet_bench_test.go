@@ -50,6 +50,12 @@ func BenchmarkFleet(b *testing.B) {
 		{"peer-1000", w.roomyPeer, load{many, uniform, workers}},
 		{"peer-1000-tight", w.tightPeer, load{many, zipf, workers}},
 		{"cold-tenant", w.cold, load{tenants: many}},
+		{"fleet-budget", w.fleetBudget, load{many / 2, zipf, 9}},
+		{"fleet-alike", w.fleetOfThree, load{many / 2, uniform, 9}},
+		{"fleet-zipf-1.1", w.fleetOfThree, load{many / 2, 1.1, 9}},
+		{"fleet-zipf-1.5", w.fleetOfThree, load{many / 2, 1.5, 9}},
+		{"fleet-zipf-2", w.fleetOfThree, load{many / 2, 2, 9}},
+		{"fleet-zipf-3", w.fleetOfThree, load{many / 2, 3, 9}},
 	} {
 		b.Run(c.name, func(b *testing.B) { c.run(b, c.load) })
 	}
@@ -69,11 +75,11 @@ func (w *world) routed(b *testing.B, l load) {
 	b.Helper()
 	node := w.node(b, tightBudget)
 	pool := fixedPool(b, w.A, int32(l.clients))
-	ours := w.callers(b, serve(b, routedAPI(node)), l, ownRequest)
+	ours := w.callers(b, all(serve(b, routedAPI(node))), l, ownRequest)
 	fixed := clients(b, l.clients, all(serve(b, smallAPI(direct(func(string) *pgxpool.Pool { return pool })))))
 	same := ownRequest(w.A)
-	w.compare(b, l.clients, way{ours, oursBackends},
-		way{func(worker int) { fixed[worker].call(same) }, "usename = '" + w.A.Route.Database + "' AND NOT (" + oursBackends + ")"})
+	w.compare(b, l.clients, way{op: ours, backends: oursBackends},
+		way{op: func(worker int) { fixed[worker].call(same) }, backends: "usename = '" + w.A.Route.Database + "' AND NOT (" + oursBackends + ")"})
 }
 
 // pgbouncer compares the routed handler with an application that has a small
@@ -106,8 +112,8 @@ func (w *world) pgbouncer(b *testing.B, l load) {
 	}
 	through := serve(b, smallAPI(direct(func(host string) *pgxpool.Pool { return pools[host] })))
 	w.compare(b, l.clients,
-		way{w.callers(b, serve(b, routedAPI(w.node(b, tightBudget))), l, ownRequest), oursBackends},
-		way{w.callers(b, through, l, ownRequest), "usename = '" + tenanttest.SharedRole + "'"})
+		way{op: w.callers(b, all(serve(b, routedAPI(w.node(b, tightBudget)))), l, ownRequest), backends: oursBackends},
+		way{op: w.callers(b, all(through), l, ownRequest), backends: "usename = '" + tenanttest.SharedRole + "'"})
 }
 
 // persistentPeer compares GET /account/me with the Django service's, which
@@ -154,8 +160,8 @@ func (w *world) peers(b *testing.B, l load, budget int, persistent bool) (ours, 
 	own := func(t tenanttest.Tenant) []byte { return requests[t.Route.Slug] }
 	at := serve(b, handler)
 	sameAnswer(b, clients(b, 1, all(at))[0], clients(b, 1, all(peerAt))[0], own(w.A))
-	ours = way{w.callers(b, at, l, own), oursBackends}
-	django = way{w.callers(b, peerAt, l, own), "application_name = 'peer'"}
+	ours = way{op: w.callers(b, all(at), l, own), backends: oursBackends}
+	django = way{op: w.callers(b, all(peerAt), l, own), backends: "application_name = 'peer'"}
 	// Each of Django's processes has to meet each tenant once, if it stays
 	// connected.
 	if persistent {
@@ -245,13 +251,13 @@ func connectAndAsk(b *testing.B, t tenanttest.Tenant) {
 }
 
 // callers are the clients of a load.
-func (w *world) callers(b *testing.B, address string, l load, request func(tenanttest.Tenant) []byte) (op func(worker int)) {
+func (w *world) callers(b *testing.B, address func(client int) string, l load, request func(tenanttest.Tenant) []byte) (op func(worker int)) {
 	b.Helper()
 	requests := make([][]byte, l.tenants)
 	for i, t := range w.tenants[:l.tenants] {
 		requests[i] = request(t)
 	}
-	callers := clients(b, l.clients, all(address))
+	callers := clients(b, l.clients, address)
 	choose := make([]func() int, l.clients)
 	for i := range choose {
 		choose[i] = chooser(uint64(i), l.tenants, l.exponent)

@@ -32,6 +32,7 @@ type world struct {
 	*directory.Directory
 
 	tenants []tenanttest.Tenant
+	address string // of the control database
 	control *pgx.Conn
 	pools   atomic.Pointer[tenantpool.Pools] // those of the present benchmark
 	look    *pgxpool.Pool                    // of the superuser, at the tenants' server
@@ -50,9 +51,9 @@ func newWorld(b *testing.B) *world {
 		n, w.rounds, w.each = 60, 1, 300*time.Millisecond
 	}
 	w.Fixture, w.tenants = tenanttest.NewFleet(b, n, worldConnections)
-	address := w.Control(b, w.tenants...)
-	w.control = testdb.Connect(b, address)
-	w.Directory = w.DirectoryOf(b, address, n, func(e directory.Event) {
+	w.address = w.Control(b, w.tenants...)
+	w.control = testdb.Connect(b, w.address)
+	w.Directory = w.DirectoryOf(b, w.address, n, func(e directory.Event) {
 		if pools := w.pools.Load(); pools != nil {
 			pools.RouteChanged(e)
 		}
@@ -68,16 +69,8 @@ func newWorld(b *testing.B) *world {
 // node serves the world with fresh pools within a budget.
 func (w *world) node(b *testing.B, budget int) *routing {
 	b.Helper()
-	if _, err := w.control.Exec(b.Context(), "UPDATE control.servers SET max_connections = $2 WHERE id = $1", w.Server.ID, budget); err != nil {
-		b.Fatal(err)
-	}
-	if _, err := w.control.Exec(b.Context(), "SELECT control.publish_server($1)", w.Server.ID); err != nil {
-		b.Fatal(err)
-	}
-	if err := w.Refresh(b.Context(), 0); err != nil {
-		b.Fatal(err)
-	}
-	pools, err := tenantpool.New(tenantpool.Options{NodeID: "bench", Share: 1, Routes: w.Directory, Key: w.Key})
+	w.setBudget(b, budget)
+	pools, err := tenantpool.New(tenantpool.Options{NodeID: "bench", Budget: tenanttest.NewBudget(), Routes: w.Directory, Key: w.Key})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -91,10 +84,25 @@ func (w *world) node(b *testing.B, budget int) *routing {
 	return &routing{Directory: w.Directory, pools: pools}
 }
 
+// setBudget publishes what the tenants' server may have of connections.
+func (w *world) setBudget(b *testing.B, budget int) {
+	b.Helper()
+	if _, err := w.control.Exec(b.Context(), "UPDATE control.servers SET max_connections = $2 WHERE id = $1", w.Server.ID, budget); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := w.control.Exec(b.Context(), "SELECT control.publish_server($1)", w.Server.ID); err != nil {
+		b.Fatal(err)
+	}
+	if err := w.Refresh(b.Context(), 0); err != nil {
+		b.Fatal(err)
+	}
+}
+
 // way is one of two ways of serving the tenants.
 type way struct {
 	op       func(worker int)
 	backends string // SQL: which of pg_stat_activity are its own
+	settle   bool   // work a moment before each turn, because the other way takes connections away
 }
 
 // oursBackends are a node's.
@@ -109,10 +117,13 @@ func (w *world) compare(b *testing.B, clientCount int, ours, reference way) {
 	sidebyside.Run(clientCount, w.each, reference.op)
 	counts := w.watch(ours, reference)
 	var requests, connects [2]float64
-	turn := func(i int, op func(int)) func(float64) sidebyside.Turn {
+	turn := func(i int, way way) func(float64) sidebyside.Turn {
 		return func(share float64) sidebyside.Turn {
+			if way.settle {
+				sidebyside.Run(clientCount, w.each/4, way.op)
+			}
 			before := w.connects(b)
-			t := sidebyside.Run(clientCount, time.Duration(share*float64(w.each)), op)
+			t := sidebyside.Run(clientCount, time.Duration(share*float64(w.each)), way.op)
 			if share == 1 {
 				requests[i] += float64(len(t.Took))
 				connects[i] += w.connects(b) - before
@@ -120,7 +131,7 @@ func (w *world) compare(b *testing.B, clientCount int, ours, reference way) {
 			return t
 		}
 	}
-	sidebyside.TurnByTurn(b, w.rounds, turn(0, ours.op), turn(1, reference.op))
+	sidebyside.TurnByTurn(b, w.rounds, turn(0, ours), turn(1, reference))
 	most := counts()
 	for i, whose := range []string{"ours", "reference"} {
 		b.ReportMetric(most[i], whose+"-backends")
@@ -153,7 +164,7 @@ func (w *world) watch(ways ...way) (most func() []float64) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			var now []float64
