@@ -51,8 +51,8 @@ stop: $(BIN)/local ## Stop one part of the running stack: NAME as for start
 	@exec $(BIN)/local stop "$${NAME:?Say which part: make stop NAME=worker}"
 
 .PHONY: bench
-bench: build ## Measure the stack against fixed references; writes .ouvira/bench.json
-	@$(GO) run ./deploy/bench
+bench: build ## Measure against fixed references, into docs/benchmarks.md; ONLY=name,… for some, QUICK=1 to see that it works
+	@$(GO) run ./deploy/bench $(if $(ONLY),-only '$(ONLY)') $(if $(QUICK),-quick)
 
 .PHONY: build
 build: ## Build the binaries into bin/

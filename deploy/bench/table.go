@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // measurement is one line of the report. Names are stable: others read them.
 type measurement struct {
@@ -10,8 +13,9 @@ type measurement struct {
 	pkg       string
 	benchmark string
 	unit      unit
-	target    float64
-	atMost    bool // the ratio has to stay below the target, not above
+	target    float64 // of the ratio; 0: nothing is asked
+	atMost    bool    // the ratio has to stay below the target, not above
+	bound     string  // what bounds it, told when the target is missed
 }
 
 type unit string
@@ -20,7 +24,9 @@ const (
 	perSecond unit = "/s"
 	seconds   unit = "s"
 	millis    unit = "ms" // of figures in seconds
+	nanos     unit = "ns"
 	bytesEach unit = "B"
+	count     unit = ""
 )
 
 const (
@@ -29,21 +35,24 @@ const (
 )
 
 // table lists what is measured and what is asked of it.
-var table = []measurement{
+var table = append([]measurement{
 	{
 		name: "routed-50-tenants",
 		what: "a handler with one indexed SELECT, routed over 50 warm tenants, one client at each, over HTTP", reference: "the same handler on one fixed pool of 50 connections, 50 clients",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusFixedPool", unit: perSecond, target: 0.95,
+		bound: "Fifty databases have fifty sets of caches in Postgres, one pool of one database has one: see routing-alone for what is ours.",
 	},
 	{
 		name: "routing-alone",
 		what: "the same routed handler", reference: "a plain pool for each of the 50 tenants in a map by host: what 50 databases cost without directory, budget and LRU",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkRoutedVersusPlainPools", unit: perSecond, target: 0.95,
+		bound: "What is left is the lookup, the lease and the check of the socket, in every request.",
 	},
 	{
 		name: "account-me",
 		what: "`GET /account/me` with an access token, the whole request over HTTP, at two tenants", reference: "a bare chi handler that knows its user, with the same SQL and the same body",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkAccountMeVersusBareHandler", unit: perSecond, target: 0.80,
+		bound: "What is left is what a request needs besides its query: limits, the log line, metrics, the response's headers.",
 	},
 	{
 		name: "login",
@@ -69,6 +78,7 @@ var table = []measurement{
 		name: "provision",
 		what: "provisioning 24 tenants from the template, 4 at a time, all steps, by a real worker", reference: "24 raw `CREATE DATABASE … TEMPLATE`, 4 at a time, on open connections",
 		pkg: controlplane + "internal/provision", benchmark: "BenchmarkProvisionVersusCreateDatabase", unit: seconds, target: 1.5, atMost: true,
+		bound: "A tenant is more than a database: role, grants, marker, owner, keys and a fence between the steps, each of them a commit that survives a kill.",
 	},
 	{
 		name: "memory-known-tenant",
@@ -80,27 +90,194 @@ var table = []measurement{
 		what: "resident memory per pool that has had a connection and has none, 1,000 of them", reference: "8 KiB",
 		pkg: dataplane + "internal/tenantpool", benchmark: "BenchmarkMemoryPerIdlePool", unit: bytesEach, target: 1, atMost: true,
 	},
+	{
+		name: "routed-1",
+		what: "the routed handler at one tenant, 50 clients", reference: "the same handler on one fixed pool of 50 connections, 50 clients",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/routed-1", unit: perSecond, target: 0.95,
+		bound: "What is left is the lookup, the lease and the check of the socket, in every request.",
+	},
+	{
+		name: "routed-50-zipf",
+		what: "the routed handler over 50 tenants, 8 clients that choose by Zipf's law, budget 60", reference: "the same handler on one fixed pool of 8 connections, 8 clients",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/routed-50-zipf", unit: perSecond, target: 0.95,
+		bound: "A budget of 60 is 50 first connections and 10 more: whenever clients meet at one tenant, another's connection goes. Each backend that was idle also wakes to cold caches, which one pool of 8 never does.",
+	},
+	{
+		name: "routed-1000",
+		what: "the routed handler over 1,000 tenants, 8 clients, all tenants alike, budget 60", reference: "the same handler on one fixed pool of 8 connections, 8 clients",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/routed-1000", unit: perSecond,
+	},
+	{
+		name: "routed-1000-zipf",
+		what: "the same with tenants chosen by Zipf's law", reference: "the same fixed pool",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/routed-1000-zipf", unit: perSecond,
+	},
+	{
+		name: "pgbouncer-1",
+		what: "the routed handler at one tenant, 50 clients, budget 60", reference: "the same handler with a pool for each tenant at PgBouncer (transaction pooling, an entry for each tenant's database, 60 server connections at the most)",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/pgbouncer-1", unit: perSecond,
+	},
+	{
+		name: "pgbouncer-50",
+		what: "the routed handler over 50 tenants, 8 clients, budget 60", reference: "the same through PgBouncer",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/pgbouncer-50", unit: perSecond,
+	},
+	{
+		name: "pgbouncer-50-zipf",
+		what: "the same with tenants chosen by Zipf's law", reference: "the same through PgBouncer",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/pgbouncer-50-zipf", unit: perSecond,
+	},
+	{
+		name: "pgbouncer-1000",
+		what: "the routed handler over 1,000 tenants, 8 clients, budget 60", reference: "the same through PgBouncer",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/pgbouncer-1000", unit: perSecond,
+	},
+	{
+		name: "pgbouncer-1000-zipf",
+		what: "the same with tenants chosen by Zipf's law", reference: "the same through PgBouncer",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/pgbouncer-1000-zipf", unit: perSecond,
+	},
+	{
+		name: "peer-50",
+		what: "`GET /account/me` at 50 tenants, 8 clients, budget 60", reference: "a Django service with the same answer that keeps its connections (CONN_MAX_AGE=None)",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/peer-50", unit: perSecond, target: 12,
+		bound: "Both share the cores with Postgres and with the clients, which take their part of ours alone: Django is slow enough not to feel it.",
+	},
+	{
+		name: "peer-50-backends",
+		what: "backends that serve those 50 tenants", reference: "Django's: processes × tenants",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/peer-50-backends", unit: count, target: 0.25, atMost: true,
+	},
+	{
+		name: "peer-1000",
+		what: "`GET /account/me` at 1,000 tenants, all alike, 8 clients, budget 1,000: a connection to each tenant", reference: "the Django service with a connection for each request: keeping them would take 1,000 for each process",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/peer-1000", unit: perSecond, target: 30,
+		bound: "A thousand backends that take turns share the caches of few cores.",
+	},
+	{
+		name: "peer-1000-tight",
+		what: "the same within a budget of 60, tenants chosen by Zipf's law", reference: "the Django service with a connection for each request",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/peer-1000-tight", unit: perSecond,
+	},
+	{
+		name: "cold-tenant",
+		what: "p50 of a tenant's first request, over HTTP: route, pool, connection, marker, query", reference: "connecting and asking the same, nothing else",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/cold-tenant", unit: millis, target: 1.5, atMost: true,
+	},
+	{
+		name: "noisy-neighbour",
+		what: "p99 of a quiet tenant (100 requests a second) while another sends 50 times as many, timed from when each was due", reference: "the quiet tenant alone",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkNoisyNeighbour/busy", unit: millis, target: 2, atMost: true,
+		bound: "The clients, the node and Postgres share the cores of one machine: what the quiet tenant waits for is a core, not a connection.",
+	},
+	{
+		name: "noisy-neighbour-slow",
+		what: "the same while the other tenant asks for more connections than the whole budget, with queries that take 20 ms", reference: "the quiet tenant alone",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkNoisyNeighbour/slow", unit: millis, target: 2, atMost: true,
+		bound: "The clients, the node and Postgres share the cores of one machine: what the quiet tenant waits for is a core, not a connection.",
+	},
+	{
+		name: "memory-connection",
+		what: "heap per open connection, its statements prepared", reference: "35 KiB",
+		pkg: dataplane + "internal/tenantpool", benchmark: "BenchmarkMemoryPerConnection", unit: bytesEach, target: 1, atMost: true,
+	},
+	{
+		name: "fleet-budget",
+		what: "the most backends that three nodes ever held on a server, at 500 tenants by Zipf's law", reference: "its budget, 60",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/fleet-budget", unit: count, target: 1, atMost: true,
+	},
+	{
+		name: "fleet-alike",
+		what: "three nodes, budget 60, 500 tenants all alike", reference: "the same nodes at 10 tenants, whose connections stay",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/fleet-alike", unit: perSecond,
+	},
+	{
+		name: "fleet-zipf-1.1",
+		what: "the same with tenants chosen by Zipf's law, exponent 1.1", reference: "the same nodes at 10 tenants",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/fleet-zipf-1.1", unit: perSecond,
+	},
+	{
+		name: "fleet-zipf-1.5",
+		what: "the same, exponent 1.5", reference: "the same nodes at 10 tenants",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/fleet-zipf-1.5", unit: perSecond,
+	},
+	{
+		name: "fleet-zipf-2",
+		what: "the same, exponent 2", reference: "the same nodes at 10 tenants",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/fleet-zipf-2", unit: perSecond,
+	},
+	{
+		name: "fleet-zipf-3",
+		what: "the same, exponent 3", reference: "the same nodes at 10 tenants",
+		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/fleet-zipf-3", unit: perSecond,
+	},
+}, growth()...)
+
+// grown are the numbers of tenants at which the growth of cost is measured.
+var grown = []int{10, 100, 1000, 5000}
+
+// growth has the lines of each of them.
+func growth() []measurement {
+	var lines []measurement
+	for _, n := range grown {
+		lines = append(lines, measurement{
+			name: fmt.Sprintf("known-%d", n),
+			what: fmt.Sprintf("finding one tenant of %d by its host", n), reference: "finding one of 10",
+			pkg: dataplane + "internal/directory", benchmark: fmt.Sprintf("BenchmarkGrowth/known-%d", n), unit: nanos,
+		})
+	}
+	for _, n := range grown {
+		lines = append(lines, measurement{
+			name: fmt.Sprintf("warm-%d", n),
+			what: fmt.Sprintf("p50 of the routed handler at 10 warm tenants, on a node that knows %d (all but these 10 have a route and no database)", n), reference: "the same on a node that knows these 10 alone",
+			pkg: dataplane + "internal/httpapi", benchmark: fmt.Sprintf("BenchmarkGrowth/warm-%d", n), unit: millis, target: 1.25, atMost: true,
+			bound: "The tables of routes compete with everything else for the processor's cache.",
+		})
+	}
+	return lines
+}
+
+// named is the line of that name; the caller knows that there is one.
+func named(name string) measurement {
+	return table[slices.IndexFunc(table, func(m measurement) bool { return m.name == name })]
 }
 
 func (m measurement) holds(ratio float64) bool {
-	if m.atMost {
+	switch {
+	case m.target == 0:
+		return true
+	case m.atMost:
 		return ratio <= m.target
+	default:
+		return ratio >= m.target
 	}
-	return ratio >= m.target
 }
 
 func (m measurement) asked() string {
-	if m.atMost {
+	switch {
+	case m.target == 0:
+		return "–"
+	case m.atMost:
 		return fmt.Sprintf("≤ %.2f", m.target)
+	default:
+		return fmt.Sprintf("≥ %.2f", m.target)
 	}
-	return fmt.Sprintf("≥ %.2f", m.target)
 }
 
-func (m measurement) verdict(r result) string {
-	if r.OK {
-		return "asked " + m.asked() + ": holds"
+// summary is one line for the terminal.
+func (m measurement) summary(r result) string {
+	if r.NotMeasured != "" {
+		return "not measured: " + r.NotMeasured
 	}
-	return "asked " + m.asked() + ": missed"
+	verdict := "nothing is asked"
+	switch {
+	case m.target == 0:
+	case r.OK:
+		verdict = "asked " + m.asked() + ": holds"
+	default:
+		verdict = "asked " + m.asked() + ": missed"
+	}
+	return fmt.Sprintf("%s, %s: ratio %.2f (%s)", m.format(r.Ours), m.format(r.Reference), r.Ratio, verdict)
 }
 
 func (m measurement) format(value float64) string {
@@ -109,9 +286,13 @@ func (m measurement) format(value float64) string {
 		return fmt.Sprintf("%.0f/s", value)
 	case millis:
 		return fmt.Sprintf("%.2f ms", value*1000)
+	case nanos:
+		return fmt.Sprintf("%.0f ns", value)
 	case seconds:
 		return fmt.Sprintf("%.2f s", value)
-	default:
+	case bytesEach:
 		return fmt.Sprintf("%.0f B", value)
+	default:
+		return fmt.Sprintf("%.0f", value)
 	}
 }
