@@ -55,7 +55,7 @@ func (r *Recorder) Judge(t testing.TB, model porcupine.Model) {
 		t.Logf("%d operations are explained by the model", len(r.history))
 		return
 	}
-	drawing, err := os.CreateTemp("", "history-*.html")
+	drawing, err := os.CreateTemp("", "history-*.html") //nolint:usetesting // it is looked at when the test is over
 	if err != nil {
 		t.Fatal(err)
 	}

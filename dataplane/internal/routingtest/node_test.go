@@ -13,16 +13,19 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
+	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
-// How nodes are set up: budgets and caches so small that they bind.
+// How nodes are set up: budgets and caches so small that they bind. No two
+// nodes can lease so much that nothing is left for the third.
 const (
-	nodeShare = 0.3
+	nodeShare = 0.4
 	maxPools  = 2
 	holdFor   = time.Second
 	patience  = time.Minute // of a client who has no reason to give up
@@ -47,6 +50,8 @@ type node struct {
 type process struct {
 	dir    *directory.Directory
 	pools  *tenantpool.Pools
+	lease  *budget.Lease
+	leases *pgxpool.Pool // to the control database, for the lease
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan error
@@ -55,21 +60,44 @@ type process struct {
 // start wires a process as the data plane's program does.
 func (n *node) start() error {
 	dir, err := directory.New(directory.Options{
-		DSN: n.control, NodeID: n.id, BaseDomain: domain, Share: nodeShare, HoldFor: holdFor, Snapshot: n.snapshot, Sealer: n.key,
+		DSN: n.control, NodeID: n.id, BaseDomain: domain, HoldFor: holdFor, Snapshot: n.snapshot, Sealer: n.key,
+	})
+	if err != nil {
+		return err
+	}
+	config, err := pgxpool.ParseConfig(n.control)
+	if err != nil {
+		return err
+	}
+	config.MaxConns = 1
+	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	leases, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return err
+	}
+	lease, err := budget.New(budget.Options{
+		DB: leases, Member: n.id, Kind: budget.Node, Share: nodeShare, RouteVersion: dir.Version, File: n.shares(), Sealer: n.key,
 	})
 	if err != nil {
 		return err
 	}
 	pools, err := tenantpool.New(tenantpool.Options{
-		NodeID: n.id, Share: nodeShare, Routes: dir, Key: n.key, MaxPools: maxPools, Wait: patience / 2, ConnectTimeout: patience / 2,
+		NodeID: n.id, Budget: lease, Routes: dir, Key: n.key, MaxPools: maxPools, Wait: patience / 2, ConnectTimeout: patience / 2,
 	})
 	if err != nil {
 		return err
 	}
 	dir.Subscribe(pools.RouteChanged)
-	p := &process{dir: dir, pools: pools, ended: make(chan error, 1)}
+	lease.Attach(pools)
+	p := &process{dir: dir, pools: pools, lease: lease, leases: leases, ended: make(chan error, 1)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	go func() { p.ended <- dir.Run(p.ctx) }()
+	go func() {
+		var leasing sync.WaitGroup
+		leasing.Go(func() { lease.Run(p.ctx) })
+		err := dir.Run(p.ctx)
+		leasing.Wait()
+		p.ended <- err
+	}()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.process = p
@@ -77,27 +105,38 @@ func (n *node) start() error {
 	return nil
 }
 
+// shares is the file that keeps what the node has leased.
+func (n *node) shares() string { return n.snapshot + ".shares" }
+
 // stop ends the process and waits until nothing of it is left.
 func (p *process) stop() error {
 	p.cancel()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	closed := p.pools.Close(ctx)
-	return errors.Join(closed, <-p.ended)
+	ended := <-p.ended
+	released := p.lease.Close(ctx)
+	p.leases.Close()
+	return errors.Join(closed, ended, released)
 }
 
 // kill ends the process as a crash does, as far as that can be had inside of
-// another: clients lose it at once, the server ends its backends, and what it
-// would have written to its snapshot in the end is not there.
+// another: clients lose it at once, servers end its backends, and it gives
+// nothing back and leaves no last word in its files.
 func (n *node) kill(ctx context.Context, places []*place) error {
 	n.mu.Lock()
 	p := n.process
 	n.mu.Unlock()
-	kept, err := os.ReadFile(n.snapshot)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	files := map[string][]byte{n.snapshot: nil, n.shares(): nil}
+	for name := range files {
+		content, err := os.ReadFile(name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		files[name] = content
 	}
 	n.proxy.breakLinks()
+	p.leases.Close()
 	p.cancel()
 	for _, at := range places {
 		if err := at.terminate(ctx, "ouvira/"+n.id); err != nil {
@@ -107,10 +146,26 @@ func (n *node) kill(ctx context.Context, places []*place) error {
 	if err := p.stop(); err != nil {
 		return fmt.Errorf("node %s does not end: %w", n.id, err)
 	}
-	if kept == nil {
-		return nil
+	for name, content := range files {
+		if content == nil {
+			continue
+		}
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(n.snapshot, kept, 0o600)
+	return nil
+}
+
+// forget loses what the node keeps on disk.
+func (n *node) forget() error {
+	var errs []error
+	for _, name := range []string{n.snapshot, n.shares()} {
+		if err := os.Remove(name); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // disturb marks the node as disturbed until it is calm again; clients that wait

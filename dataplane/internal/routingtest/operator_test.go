@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -388,15 +388,21 @@ func (o *operator) deafen(ctx context.Context, n *node) error {
 	return err
 }
 
-// restart kills the node and starts it again, at times without its snapshot.
+// restart kills the node and starts it again, at times with all lost that it
+// had on disk: what it had leased is then taken back, as a worker of the control
+// plane does.
 func (o *operator) restart(ctx context.Context, n *node, forget bool) error {
 	connected := !n.troubled(span{o.now(), never})
 	n.disturb(o.now())
+	before := n.process.lease.Instance()
 	if err := n.kill(ctx, o.places); err != nil {
 		return err
 	}
 	if forget {
-		if err := os.Remove(n.snapshot); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := n.forget(); err != nil {
+			return err
+		}
+		if err := o.expel(ctx, before); err != nil {
 			return err
 		}
 	}
@@ -407,6 +413,29 @@ func (o *operator) restart(ctx context.Context, n *node, forget bool) error {
 		return nil
 	}
 	return o.mend(ctx, n)
+}
+
+// expel takes back what an instance has leased.
+func (o *operator) expel(ctx context.Context, instance string) error {
+	if _, err := o.control.Exec(ctx, "UPDATE control.instances SET expelled_at = clock_timestamp() WHERE id = $1", instance); err != nil {
+		return err
+	}
+	for _, p := range o.places {
+		if err := budget.Expel(ctx, p.admin, instance); err != nil {
+			return err
+		}
+		for empty := 0; empty < 2; empty++ {
+			found, err := budget.Terminate(ctx, p.admin, instance)
+			if err != nil {
+				return err
+			}
+			if found > 0 {
+				empty = -1
+			}
+		}
+	}
+	_, err := o.control.Exec(ctx, "DELETE FROM control.shares WHERE instance_id = $1", instance)
+	return err
 }
 
 // mend gives the node its control database back, and waits until it has caught

@@ -275,10 +275,11 @@ func (db *database) unchanged(ctx context.Context, before []int64) error {
 	return nil
 }
 
-// terminate ends all backends of the application until none is left.
+// terminate ends all backends whose application's name begins so, until none
+// is left.
 func (p *place) terminate(ctx context.Context, application string) error {
 	for {
-		rows, err := p.admin.Query(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", application)
+		rows, err := p.admin.Query(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, $1)", application)
 		if err != nil {
 			return err
 		}
@@ -289,22 +290,11 @@ func (p *place) terminate(ctx context.Context, application string) error {
 	}
 }
 
-// crowd is how many backends each application whose name begins so has in
+// crowd is how many backends the applications whose name begins so have in
 // tenants' databases.
-func crowd(ctx context.Context, conn *pgx.Conn, prefix string) (map[string]int, error) {
-	rows, err := conn.Query(ctx, `SELECT application_name, count(*) FROM pg_stat_activity
-		WHERE starts_with(application_name, $1) AND starts_with(datname, 'ov_') GROUP BY 1`, prefix)
-	if err != nil {
-		return nil, err
-	}
-	counts := map[string]int{}
-	var name string
-	var count int
-	_, err = pgx.ForEachRow(rows, []any{&name, &count}, func() error {
-		counts[name] = count
-		return nil
-	})
-	return counts, err
+func crowd(ctx context.Context, conn *pgx.Conn, prefix string) (count int, err error) {
+	err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, $1) AND starts_with(datname, 'ov_')", prefix).Scan(&count)
+	return count, err
 }
 
 // newDatabase is one that is not created yet.
