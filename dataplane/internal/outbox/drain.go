@@ -25,6 +25,8 @@ const (
 	// sending it afterwards.
 	leaseTime = time.Minute
 	sendTime  = 30 * time.Second
+	// lookAgain is the least time between two looks that find nothing to send.
+	lookAgain = 100 * time.Millisecond
 	// writeTime bounds a statement of ours, the wait for a connection included.
 	writeTime = 10 * time.Second
 	// keepDays is how long it can be seen what has become of a message.
@@ -78,7 +80,10 @@ func (d *Drainer) claim(ctx context.Context, r *route.Route) (claimed []dbsqlc.C
 			return err
 		}
 		seconds, err := queries.NextDue(ctx, db)
-		again = time.Duration(seconds * float64(time.Second))
+		if again = time.Duration(seconds * float64(time.Second)); again >= 0 {
+			// What is due and was not to be had is another node's at the moment.
+			again = max(again, lookAgain)
+		}
 		return err
 	})
 	return claimed, company, again, err

@@ -56,6 +56,27 @@ func TestWhatIsWrittenLeavesOnceAndKeepsNothing(t *testing.T) {
 	}
 }
 
+// An outbox in which nothing waits is looked at when something was written, and
+// not again and again.
+func TestAnEmptyOutboxIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.drainer(t, nil)
+	d.Wake(w.A.ID)
+	const mails = 20
+	for i := range int64(mails) {
+		w.add(t, w.B, mailTo("b@globex.example"))
+		d.Wake(w.B.ID)
+		untilStatus(t, w.B, "sent", i+1)
+	}
+	d.stop()
+	// A mail takes a look for it, one to write down that it left, and one that
+	// finds nothing more.
+	if looks := d.looks.Load(); looks > 4*mails+1 {
+		t.Errorf("%d mails and an empty outbox took %d looks", mails, looks)
+	}
+}
+
 func TestALaterAttemptWaitsAndIsTheSameMail(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,7 +99,8 @@ func newWorld(t *testing.T) *world {
 type drainer struct {
 	*outbox.Drainer
 
-	stop func() // returns when it has ended
+	looks *atomic.Int64 // leases it has taken
+	stop  func()        // returns when it has ended
 }
 
 func (w *world) drainer(t *testing.T, fleet outbox.Fleet) drainer {
@@ -108,11 +110,13 @@ func (w *world) drainer(t *testing.T, fleet outbox.Fleet) drainer {
 		t.Fatal(err)
 	}
 	w.Table.Subscribe(pools.RouteChanged)
+	var looks atomic.Int64
 	d, err := outbox.New(outbox.Options{
 		Routes: w.Table, Key: w.Key, Fleet: fleet, SweepEvery: 20 * time.Millisecond, Grace: 5 * time.Second,
 		Log:     telemetry.NewLogger(w.log, slog.LevelDebug, "test"),
 		Senders: map[outbox.Channel]outbox.Sender{outbox.Email: w.email, outbox.SMS: w.sms},
 		Lease: func(ctx context.Context, r *route.Route) (outbox.Lease, error) {
+			looks.Add(1)
 			lease, err := pools.Background(ctx, r)
 			if err != nil {
 				return nil, err
@@ -140,7 +144,7 @@ func (w *world) drainer(t *testing.T, fleet outbox.Fleet) drainer {
 		})
 	}
 	t.Cleanup(stop)
-	return drainer{d, stop}
+	return drainer{d, &looks, stop}
 }
 
 func mailTo(to string) outbox.Message {

@@ -48,7 +48,8 @@ WHERE id = @id AND attempts = @attempts AND status = 'pending';
 
 -- name: NextDue :one
 -- Seconds until something is due; -1 when nothing waits.
-SELECT COALESCE(GREATEST(EXTRACT(epoch FROM min(due_at) - clock_timestamp()), 0), -1)::float8 AS wait FROM public.outbox WHERE status = 'pending';
+SELECT (CASE WHEN count(*) = 0 THEN -1 ELSE GREATEST(EXTRACT(epoch FROM min(due_at) - clock_timestamp()), 0) END)::float8 AS wait
+FROM public.outbox WHERE status = 'pending';
 
 -- name: Forget :execrows
 DELETE FROM public.outbox WHERE id IN (

@@ -288,7 +288,8 @@ func (q *Queries) Letters(ctx context.Context, db DBTX, arg LettersParams) ([]Le
 }
 
 const nextDue = `-- name: NextDue :one
-SELECT COALESCE(GREATEST(EXTRACT(epoch FROM min(due_at) - clock_timestamp()), 0), -1)::float8 AS wait FROM public.outbox WHERE status = 'pending'
+SELECT (CASE WHEN count(*) = 0 THEN -1 ELSE GREATEST(EXTRACT(epoch FROM min(due_at) - clock_timestamp()), 0) END)::float8 AS wait
+FROM public.outbox WHERE status = 'pending'
 `
 
 // Seconds until something is due; -1 when nothing waits.
