@@ -2,8 +2,12 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
@@ -34,9 +38,41 @@ func held() *fault.Error {
 	return fault.Unavailable("This workspace is being moved. Try again in a moment.").Code("tenant_held").RetryAfter(2 * time.Second)
 }
 
-// Admit is Refusal, except that requests of a held tenant wait a bounded time
-// for the hold to end. It returns the route to serve by, which is newer than r
-// when it waited.
+// holds counts the requests that wait for a hold to end.
+type holds struct {
+	mu   sync.Mutex
+	all  int
+	each map[uuid.UUID]int
+}
+
+// begin tells whether one more may wait; then end must be called.
+func (h *holds) begin(tenant uuid.UUID, mostEach, mostAll int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.all >= mostAll || h.each[tenant] >= mostEach {
+		return false
+	}
+	if h.each == nil {
+		h.each = map[uuid.UUID]int{}
+	}
+	h.all++
+	h.each[tenant]++
+	return true
+}
+
+func (h *holds) end(tenant uuid.UUID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all--
+	if h.each[tenant]--; h.each[tenant] == 0 {
+		delete(h.each, tenant)
+	}
+}
+
+// Admit is Refusal, except that requests of a held tenant wait for the hold to
+// end: a bounded time, and a bounded number of them. It returns the route to serve
+// by, which is newer than r when it waited. Those who are let go together stand in
+// the tenant's line for its connections, as any requests do.
 //
 // A database whose schema this binary does not know is refused with 503.
 func (d *Directory) Admit(ctx context.Context, r *route.Route) (*route.Route, error) {
@@ -52,6 +88,10 @@ func (d *Directory) admit(ctx context.Context, r *route.Route) (*route.Route, er
 	if r.Mode != route.ModeHold || r.Status != route.StatusActive || r.Deleted {
 		return r, Refusal(r)
 	}
+	if !d.holds.begin(r.TenantID, d.options.HoldEach, d.options.HoldAll) {
+		return nil, held().Because(errors.New("as many requests wait for the end of holds as may"))
+	}
+	defer d.holds.end(r.TenantID)
 	timer := time.NewTimer(d.options.HoldFor)
 	defer timer.Stop()
 	for {

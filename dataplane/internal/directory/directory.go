@@ -17,6 +17,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,8 @@ type Options struct {
 	PollEvery time.Duration // the net under notifications; default 1 s
 	MaxAge    time.Duration // older copies answer unknown hosts with 503; default 1 min
 	HoldFor   time.Duration // how long Admit lets requests of a held tenant wait; default 5 s
+	HoldEach  int           // how many of one tenant; default 1,000
+	HoldAll   int           // how many of all tenants; default 4,000
 	Log       *slog.Logger
 
 	Snapshot string            // file that keeps the table over restarts; empty: none
@@ -74,6 +77,8 @@ type Directory struct {
 	pulled   atomic.Int64 // pulls begun
 	pulledAt atomic.Int64 // UnixNano of the last successful pull; 0 before the first
 
+	holds holds // requests of held tenants
+
 	subscribers []func(Event) // complete before Run
 
 	pulls pulls
@@ -94,6 +99,7 @@ func New(o Options) (*Directory, error) {
 	o.PollEvery = orDefault(o.PollEvery, time.Second)
 	o.MaxAge = orDefault(o.MaxAge, time.Minute)
 	o.HoldFor = orDefault(o.HoldFor, 5*time.Second)
+	o.HoldEach, o.HoldAll = cmp.Or(max(o.HoldEach, 0), 1000), cmp.Or(max(o.HoldAll, 0), 4000)
 	if o.Snapshot != "" && o.Sealer == nil {
 		return nil, errors.New("a snapshot needs a key to seal it")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -223,6 +224,59 @@ func TestAdmit(t *testing.T) {
 	held = mode(acme, "hold")
 	if _, err := d.Admit(ended, held); !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller that has gone: %v", err)
+	}
+}
+
+// Only so many requests wait for a hold to end, of one tenant and of all; the
+// others hear at once when to come again.
+func TestInvariant07HeldRequestsAreBounded(t *testing.T) {
+	t.Parallel()
+	c := newControl(t)
+	o := c.options()
+	o.HoldFor, o.HoldEach, o.HoldAll = time.Minute, 3, 5
+	tenants := []uuid.UUID{c.tenant(t, "acme"), c.tenant(t, "globex")}
+	d := run(t, o)
+	set := func(mode string) {
+		for _, tenant := range tenants {
+			c.exec(t, "UPDATE control.tenants SET route_mode = $2 WHERE id = $1", tenant, mode)
+			c.publish(t, tenant)
+			eventually(t, "the mode is known", func() bool { r, ok := d.ByID(tenant); return ok && string(r.Mode) == mode })
+		}
+	}
+	set("hold")
+	var waiting sync.WaitGroup
+	var admitted, refused [2]atomic.Int64
+	ask := func(i, n int) {
+		r, _ := d.ByID(tenants[i])
+		for range n {
+			waiting.Go(func() {
+				_, err := d.Admit(t.Context(), r)
+				switch f := fault.From(err); {
+				case err == nil:
+					admitted[i].Add(1)
+				case f.EffectiveCode() != "tenant_held" || f.Wait <= 0:
+					t.Errorf("refused with %v", err)
+				default:
+					refused[i].Add(1)
+				}
+			})
+		}
+	}
+	ask(0, 10)
+	eventually(t, "seven of ten are refused", func() bool { return refused[0].Load() == 7 })
+	ask(1, 10)
+	eventually(t, "eight of ten are refused", func() bool { return refused[1].Load() == 8 })
+	set("serve")
+	waiting.Wait()
+	if admitted[0].Load() != 3 || admitted[1].Load() != 2 {
+		t.Errorf("%d and %d were admitted", admitted[0].Load(), admitted[1].Load())
+	}
+	set("hold")
+	ask(1, 3)
+	set("serve") // those who have left made room
+	waiting.Wait()
+	if admitted[1].Load() != 5 {
+		t.Errorf("%d were admitted", admitted[1].Load())
 	}
 }
 

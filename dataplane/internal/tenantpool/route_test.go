@@ -159,6 +159,50 @@ func TestInvariant03ALeaseDoesNotWaitForTheNews(t *testing.T) {
 	}
 }
 
+// Requests that stand in line when their tenant's mode changes are answered by
+// the new one, not served and not left waiting.
+func TestInvariant05WhoWaitsHearsOfAnotherMode(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(r *route.Route)
+		kind   fault.Kind
+		code   string
+	}{
+		"suspended":   {func(r *route.Route) { r.Status = route.StatusSuspended }, fault.KindForbidden, "tenant_suspended"},
+		"maintenance": {func(r *route.Route) { r.Mode = route.ModeMaintenance }, fault.KindUnavailable, "maintenance"},
+		"held":        {func(r *route.Route) { r.Mode = route.ModeHold }, fault.KindUnavailable, "tenant_held"},
+		"deleted":     {func(r *route.Route) { r.Deleted = true }, fault.KindNotFound, "unknown_host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, 20, func(o *tenantpool.Options) { o.Wait = time.Minute })
+			n.Table.Change(n.A.ID, func(r *route.Route) { r.MaxConnections = 1 })
+			held := n.lease(t, n.A)
+			defer held.Release()
+			answers := make(chan error, 20)
+			for range cap(answers) {
+				go func() {
+					_, err := n.pools.Lease(t.Context(), n.A.Route)
+					answers <- err
+				}()
+			}
+			eventually(t, "they wait", func() bool { return n.pools.Waiting(n.Server.ID) == cap(answers) })
+			n.Table.Change(n.A.ID, c.change)
+			for range cap(answers) { // the connection is not given back before
+				if f := wantFault(t, <-answers, c.kind, c.code); c.kind == fault.KindUnavailable && f.Wait <= 0 {
+					t.Error("Retry-After is missing")
+				}
+			}
+			if pid(t, held) == 0 {
+				t.Error("the lease that was out was lost")
+			}
+			if err := n.use(t.Context(), n.B); err != nil {
+				t.Errorf("the other tenant: %v", err)
+			}
+		})
+	}
+}
+
 // rotate gives the tenant's role a new password and publishes it.
 func (n *node) rotate(t testing.TB, tenant tenanttest.Tenant) string {
 	t.Helper()

@@ -115,10 +115,10 @@ type Options struct {
 // one who retires it, or the last to let go) closes it.
 //
 // A route changes like this: the directory publishes it, then calls
-// RouteChanged, which takes the tenant's pool out of the LRU if its key differs.
-// A lease that runs at the same time either finds the new route, or puts its
-// pool into the LRU before RouteChanged looks there; the attempt then finds its
-// pool marked stale once it has a connection, lets go and starts again.
+// RouteChanged, which takes the tenant's pool out of the LRU if its key differs,
+// or if the tenant is not served now; who waits in its line starts again. An
+// attempt that has a connection looks at the directory once more: if the tenant's
+// route is another one by then, it lets go and starts again.
 //
 // A connection is opened like this: an attempt that finds no idle connection
 // stands in its pool's line. When its turn has come, the server grants the pool
@@ -259,18 +259,18 @@ func (p *Pools) lease(ctx context.Context, patience *patience, r *route.Route) (
 		return nil, err
 	}
 	lease := &Lease{pool: e, conn: c, route: r}
-	if e.stale.Load() || (patience.background && p.superseded(e)) {
+	if p.superseded(e, r) {
 		lease.Release()
 		return nil, errStale
 	}
 	return lease, nil
 }
 
-// superseded tells of a pool that RouteChanged may not have found, because it is
-// not in the LRU, whether its tenant is served by another route by now.
-func (p *Pools) superseded(e *pool) bool {
-	now, ok := p.options.Routes.ByID(e.made.TenantID)
-	return !ok || now.Status != route.StatusActive || now.PoolKey() != e.key
+// superseded tells whether the tenant is not served any more by the route, and
+// the pool, that a lease is about to be made by.
+func (p *Pools) superseded(e *pool, r *route.Route) bool {
+	now, ok := p.options.Routes.ByID(r.TenantID)
+	return e.stale.Load() || !ok || (now != r && (directory.Refusal(now) != nil || now.PoolKey() != e.key))
 }
 
 // pool finds or makes the pool for the route and takes a reference to it.
@@ -398,7 +398,7 @@ func (p *Pools) RouteChanged(e directory.Event) {
 			s.resize(e.New.Server)
 		}
 	}
-	served := e.New != nil && !e.New.Deleted && e.New.Status == route.StatusActive
+	served := directory.Refusal(e.New) == nil
 	p.mu.Lock()
 	live, ok := p.pools.Peek(id)
 	if ok && served && (live.route.Version > e.New.Version || live.follow(e.New)) {
