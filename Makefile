@@ -80,6 +80,15 @@ endif
 		$(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
 		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
 
+# How long the soak takes; the other long forms have their own scale.
+CHAOS ?= 30m
+
+.PHONY: chaos
+chaos: ## Run the long forms of the reliability tests (docs/reliability.md); hours, on a machine of its own
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/withpg ./shared/testdb/cmd/withpg
+	@exec $(BIN)/withpg -- $(GO) test -count=1 -v -p 1 -timeout 8h $(TEST_FLAGS) \
+		-run '^Test(Rel|Adversarial)' ./dataplane/internal/tenantpool ./deploy/e2e -chaos $(CHAOS)
+
 .PHONY: check
 check: check-generate check-tidy check-standalone walls lint ## Everything else that must hold: generated files, lint, module borders
 

@@ -53,6 +53,9 @@ func borrow(t *testing.T) *stack.Stack {
 		generous(t, shared.stack)
 	}
 	s := shared.stack
+	for node := range 2 {
+		ready(t, s, node)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(logs(s.State()))
@@ -103,10 +106,17 @@ func generous(t *testing.T, s *stack.Stack) {
 	must(t, operator.Want(t.Context(), 200, "PATCH", "/v1/plans/standard", map[string]any{"limits": limits}, nil))
 }
 
-// ready waits until a node says so of itself.
+// ready waits until a node says so of itself, and holds connections of both
+// servers: the others give up what they hold when they hear of it.
 func ready(t *testing.T, s *stack.Stack, node int) {
 	t.Helper()
 	eventually(t, time.Minute, func() (bool, string) {
 		return isReady(t.Context(), s.InternalURL(stack.DataNode(node))), fmt.Sprintf("node %d is not ready", node)
 	})
+	for _, server := range []string{"a", "b"} {
+		eventually(t, time.Minute, func() (bool, string) {
+			share := metric(t, s, node, fmt.Sprintf("ouvira_connection_share_limit{server=%q}", server))
+			return share > 0, fmt.Sprintf("node %d holds %v connections of server %s", node, share, server)
+		})
+	}
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/ouvira/ouvira/deploy/stack"
 )
 
-// metric reads a figure without labels from a node; -1 when it is not there.
+// metric reads a figure from a node, its labels being part of the name; -1 when
+// it is not there.
 func metric(t *testing.T, s *stack.Stack, node int, name string) float64 {
 	t.Helper()
 	// Also in the cleanup of a test, whose own context has ended.
