@@ -246,6 +246,27 @@ func (s *Stack) Stop(name string) error { return s.end(name, "stopped", part.sto
 // Kill9 ends a part with kill -9.
 func (s *Stack) Kill9(name string) error { return s.end(name, "killed", part.crash) }
 
+// Pause has a program stand still in the middle of what it does, as a machine
+// does that is overloaded or moved (SIGSTOP); Resume has it go on.
+func (s *Stack) Pause(name string) error { return s.signal(name, syscall.SIGSTOP) }
+
+// Resume is the end of Pause.
+func (s *Stack) Resume(name string) error { return s.signal(name, syscall.SIGCONT) }
+
+func (s *Stack) signal(name string, signal syscall.Signal) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	p, err := s.part(name)
+	if err != nil {
+		return err
+	}
+	pid := p.pid()
+	if pid == 0 {
+		return fmt.Errorf("%s does not run", name)
+	}
+	return syscall.Kill(pid, signal)
+}
+
 // StopImmediate ends a Postgres server without a checkpoint, as its crash would.
 func (s *Stack) StopImmediate(name string) error {
 	return s.end(name, "stopped at once", func(p part) error {

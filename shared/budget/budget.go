@@ -95,6 +95,7 @@ type Lease struct {
 	lock    *os.File      // of the file
 
 	mu       sync.Mutex
+	ready    bool // the limits are those that somebody gave
 	instance string
 	expelled bool
 	limits   map[uuid.UUID]int
@@ -141,6 +142,7 @@ func New(o Options) (*Lease, error) {
 
 // forget is called with mu held, or before anybody else knows of l.
 func (l *Lease) forget() {
+	l.ready = false
 	l.limits, l.wanted, l.names = map[uuid.UUID]int{}, map[uuid.UUID]int{}, map[uuid.UUID]string{}
 	l.saved = nil
 }
@@ -160,6 +162,14 @@ func (l *Lease) Nodes() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(1, l.nodes)
+}
+
+// Ready tells whether there are limits to go by: of the control database, or of
+// the run before.
+func (l *Lease) Ready() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ready
 }
 
 // Instance names this instance. It changes only while no connection is open.
@@ -213,7 +223,7 @@ func (l *Lease) Run(ctx context.Context) {
 	l.resume(ctx)
 	tick := time.NewTicker(l.options.Every)
 	defer tick.Stop()
-	gap, poked, troubled := soon, false, false
+	poked, troubled := false, false
 	for ctx.Err() == nil {
 		begun := time.Now()
 		changed, err := l.turn(ctx)
@@ -228,7 +238,7 @@ func (l *Lease) Run(ctx context.Context) {
 			troubled = false
 		}
 		// Who waits and got nothing shall not ask ten times a second.
-		gap = min(soon, l.options.Every)
+		gap := min(soon, l.options.Every)
 		if poked && !changed {
 			gap = l.options.Every
 		}
@@ -308,7 +318,7 @@ func (l *Lease) Close(ctx context.Context) error {
 	}
 	if _, err := l.options.DB.Exec(ctx, "SELECT 1"); err != nil {
 		l.save(ctx, true)
-		return nil //nolint:nilerr // nothing is lost: see above
+		return nil // nothing is lost: see above
 	}
 	// From here on nobody may come back with these limits.
 	l.mu.Lock()

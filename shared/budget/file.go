@@ -59,6 +59,7 @@ func (l *Lease) resume(ctx context.Context) {
 		}
 	}
 	l.mu.Lock()
+	l.ready = true
 	l.instance, l.limits, l.saved, l.nodes = k.Instance, k.Limits, maps.Clone(k.Limits), k.Nodes
 	if l.limits == nil {
 		l.limits = map[uuid.UUID]int{}

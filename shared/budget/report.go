@@ -98,6 +98,7 @@ func (l *Lease) apply(ctx context.Context, a answer, sent time.Time, instance st
 	}
 	resized := !maps.Equal(limits, l.limits)
 	changed = resized || a.Nodes != l.nodes
+	l.ready = true
 	l.limits, l.nodes, l.members, l.answered = limits, a.Nodes, a.Members, sent
 	l.mu.Unlock()
 	if changed {

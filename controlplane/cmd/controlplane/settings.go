@@ -135,8 +135,7 @@ func (s *settings) secureCookies() bool {
 	return s.Env == config.Production || s.PublicScheme == "https"
 }
 
-// Shares of every server's connection budget, where none is set. They leave
-// room for two nodes of 0.4.
+// The most of every server's connection budget, where none is set.
 const (
 	serveShare  = 0.02 // adds servers and looks at them
 	workerShare = 0.1

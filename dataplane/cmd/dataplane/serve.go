@@ -88,6 +88,11 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 			return errors.New("the route table has not been read from the control database yet (OUVIRA_NODE_DATABASE_URL)")
 		}
 		return nil
+	}}, httpserver.Check{Name: "connections", Ready: func(context.Context) error {
+		if !leased.Ready() {
+			return errors.New("this node has no share of the servers' connection budgets yet (OUVIRA_NODE_DATABASE_URL)")
+		}
+		return nil
 	}}, httpserver.Check{Name: "turnstile", Note: s.TurnstileNote()})
 	stopLeasing := leased.start(ctx, pools)
 	stopSealing := auditing.start(ctx)

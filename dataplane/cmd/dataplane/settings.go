@@ -137,8 +137,7 @@ func (s *settings) sms() sms.Config {
 }
 
 // defaultNodeID is the machine and the port: stable across restarts, and two
-// nodes on one machine differ. Nodes of the same name would count as one and
-// together hold more connections than their share.
+// nodes on one machine differ.
 func defaultNodeID(listen string) string {
 	host, err := os.Hostname()
 	if err != nil {
