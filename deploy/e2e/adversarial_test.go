@@ -238,7 +238,7 @@ func TestAdversarial12SIGTERMWithStuckQueriesWhileAPasswordRotates(t *testing.T)
 	group.Wait()
 	must(t, <-stopped)
 	must(t, s.Start(t.Context(), stack.DataNode(0)))
-	ready(t, s, 0)
+	settled(t, s, 0)
 	if got := crowd(t, stuck, 10); got.status[http.StatusOK] != 10 {
 		t.Errorf("the node that came back answers with %v", got.status)
 	}

@@ -54,7 +54,7 @@ func borrow(t *testing.T) *stack.Stack {
 	}
 	s := shared.stack
 	for node := range 2 {
-		ready(t, s, node)
+		settled(t, s, node)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -106,13 +106,19 @@ func generous(t *testing.T, s *stack.Stack) {
 	must(t, operator.Want(t.Context(), 200, "PATCH", "/v1/plans/standard", map[string]any{"limits": limits}, nil))
 }
 
-// ready waits until a node says so of itself, and holds connections of both
-// servers: the others give up what they hold when they hear of it.
+// ready waits until a node says so of itself.
 func ready(t *testing.T, s *stack.Stack, node int) {
 	t.Helper()
 	eventually(t, time.Minute, func() (bool, string) {
 		return isReady(t.Context(), s.InternalURL(stack.DataNode(node))), fmt.Sprintf("node %d is not ready", node)
 	})
+}
+
+// settled waits until a node is ready and holds connections of both servers: the
+// others give some up when they hear of it, which takes the control database.
+func settled(t *testing.T, s *stack.Stack, node int) {
+	t.Helper()
+	ready(t, s, node)
 	for _, server := range []string{"a", "b"} {
 		eventually(t, time.Minute, func() (bool, string) {
 			share := metric(t, s, node, fmt.Sprintf("ouvira_connection_share_limit{server=%q}", server))

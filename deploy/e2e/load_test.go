@@ -19,7 +19,7 @@ import (
 const (
 	// linger is how long the nodes of the shared stack serve after SIGTERM:
 	// many looks of the balancer, on a slow machine too.
-	linger = 2 * time.Second
+	linger = time.Second
 	look   = 50 * time.Millisecond
 	// pace is a worker's time from one request to the next: a crowd of workers
 	// shall load the machine without filling it.

@@ -133,7 +133,7 @@ func TestRel08PoolsHealAfterTheNetworkStoodStill(t *testing.T) {
 	to.stall(t)
 	stalled := time.Now()
 	well.more(t, 20)
-	for time.Since(stalled) < scaled(8*time.Second, time.Minute) {
+	for time.Since(stalled) < scaled(5*time.Second, time.Minute) {
 		well.more(t, 10)
 	}
 	to.heal()

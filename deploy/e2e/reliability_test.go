@@ -24,7 +24,7 @@ func TestRel01AcknowledgedWritesSurviveKilledNodes(t *testing.T) {
 		one.more(t, 10) // by the other node
 		two.more(t, 10)
 		must(t, s.Start(t.Context(), node))
-		ready(t, s, kill%2)
+		settled(t, s, kill%2)
 	}
 	for _, l := range []*load{one, two} {
 		l.stop()
@@ -48,7 +48,7 @@ func TestRel17ARestartInOrderCostsNoRequest(t *testing.T) {
 		one.more(t, 10)
 		two.more(t, 10)
 		must(t, s.Start(t.Context(), node))
-		ready(t, s, restart%2)
+		settled(t, s, restart%2)
 	}
 	for _, l := range []*load{one, two} {
 		l.stop()

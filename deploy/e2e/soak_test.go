@@ -28,7 +28,7 @@ func TestRel21NothingGrowsUnderSteadyWork(t *testing.T) {
 	seen := []series{{}, {}}
 	tick := time.NewTicker(scaled(250*time.Millisecond, 5*time.Second))
 	defer tick.Stop()
-	for end := time.Now().Add(max(15*time.Second, *chaos)); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(max(8*time.Second, *chaos)); time.Now().Before(end); <-tick.C {
 		for node := range seen {
 			for name := range figures {
 				seen[node][name] = append(seen[node][name], metric(t, s, node, name))
