@@ -15,13 +15,20 @@ const printed = `goos: linux
 goarch: amd64
 pkg: github.com/ouvira/ouvira/dataplane/internal/httpapi
 cpu: some processor
+BenchmarkFleet
+BenchmarkFleet/routed-1
 BenchmarkFleet/routed-1-2         	       1	      6781 ours	        50.00 ours-backends	         0.9990 ours-hit-rate	         0.006505 ours-p50	         0.02438 ours-p99	         1.117 ratio	      6069 reference	         0.007589 reference-p50	         0.02121 reference-p99
+BenchmarkFleet/routed-1000
 BenchmarkFleet/routed-1000-2      	       1	       614.0 ours	         0.06324 ratio	      9708 reference
---- SKIP: BenchmarkFleet/pgbouncer-1
+BenchmarkFleet/pgbouncer-1
     peertest.go:40: PgBouncer is not installed: apt-get install pgbouncer
---- FAIL: BenchmarkFleet/peer-50-2
+--- SKIP: BenchmarkFleet/pgbouncer-1
+BenchmarkFleet/peer-50
     fleet_bench_test.go:99: no such luck
     fleet_bench_test.go:99: and more of it
+--- FAIL: BenchmarkFleet/peer-50
+--- FAIL: BenchmarkFleet
+BenchmarkRoutedVersusPlainPools
 BenchmarkRoutedVersusPlainPools-2 	       1	     32104 ours	         0.9700 ratio	     32687 reference
 FAIL
 exit status 1
@@ -55,7 +62,7 @@ func TestResultsAreReadFromWhatGoPrints(t *testing.T) {
 
 func TestAWholeBenchmarkThatWasSkippedSpeaksForItsParts(t *testing.T) {
 	t.Parallel()
-	out := "--- SKIP: BenchmarkFleet\n    world.go:3: no disk\nPASS\n"
+	out := "BenchmarkFleet\n    world.go:3: no disk\n--- SKIP: BenchmarkFleet\nPASS\n"
 	if got := named("routed-1").result(out, nil).NotMeasured; got != "no disk" {
 		t.Errorf("%q", got)
 	}

@@ -64,7 +64,7 @@ func (g group) pattern() string {
 func (g group) measure(ctx context.Context, root string, quick bool) []result {
 	arguments := []string{
 		"run", "./shared/testdb/cmd/withpg", "--",
-		"go", "test", "-run", "^$", "-bench", g.pattern(), "-benchtime", "1x", "-timeout", "20m",
+		"go", "test", "-run", "^$", "-bench", g.pattern(), "-benchtime", "1x", "-timeout", "30m", "-v",
 	}
 	if quick {
 		arguments = append(arguments, "-short")
@@ -133,22 +133,17 @@ func benchmarkName(printed string) string {
 	return processors.ReplaceAllString(name, "")
 }
 
-// reason is the sentence of a benchmark that was skipped or failed.
+// reason is the first sentence of a benchmark that was skipped or failed, or of
+// the one that it is a part of. With -v, Go prints a benchmark's name on a line
+// of its own before what the benchmark says.
 func reason(out, benchmark string, failure error) string {
 	lines := strings.Split(out, "\n")
-	for _, mark := range []string{"--- SKIP: ", "--- FAIL: "} {
-		for i, line := range lines {
-			rest, ok := strings.CutPrefix(strings.TrimSpace(line), mark)
-			if !ok || i+1 == len(lines) {
-				continue
-			}
-			name, _, _ := strings.Cut(rest, " ")
-			if !speaksFor(name, benchmark) && !speaksFor(processors.ReplaceAllString(name, ""), benchmark) {
-				continue
-			}
-			if said := spoken.FindStringSubmatch(lines[i+1]); said != nil {
-				return said[1]
-			}
+	for i, line := range lines[:len(lines)-1] {
+		if !speaksFor(line, benchmark) {
+			continue
+		}
+		if said := spoken.FindStringSubmatch(lines[i+1]); said != nil {
+			return said[1]
 		}
 	}
 	if failure != nil {
