@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// tightBudget is what the fleet may hold of its server at once.
-	tightBudget = 60
+	// tight is what the fleet may hold of its server at once, roomy what keeps
+	// fifty tenants warm however clients meet.
+	tight, roomy = 60, 4 * warm
 	// zipf is the exponent of the uneven loads: the tenant of rank k gets a
 	// share of 1/k^1.1.
 	zipf, uniform = 1.1, 0
@@ -36,44 +37,46 @@ func BenchmarkFleet(b *testing.B) {
 		run  func(*testing.B, load)
 		load load
 	}{
-		{"routed-1", w.routed, load{1, uniform, warm}},
-		{"routed-50-zipf", w.routed, load{50, zipf, workers}},
-		{"routed-1000", w.routed, load{many, uniform, workers}},
-		{"routed-1000-zipf", w.routed, load{many, zipf, workers}},
-		{"pgbouncer-1", w.pgbouncer, load{1, uniform, warm}},
-		{"pgbouncer-50", w.pgbouncer, load{50, uniform, workers}},
-		{"pgbouncer-50-zipf", w.pgbouncer, load{50, zipf, workers}},
-		{"pgbouncer-1000", w.pgbouncer, load{many, uniform, workers}},
-		{"pgbouncer-1000-zipf", w.pgbouncer, load{many, zipf, workers}},
-		{"peer-50", w.persistentPeer, load{50, uniform, workers}},
-		{"peer-50-backends", w.peerBackends, load{50, uniform, workers}},
-		{"peer-1000", w.roomyPeer, load{many, uniform, workers}},
-		{"peer-1000-tight", w.tightPeer, load{many, zipf, workers}},
-		{"cold-tenant", w.cold, load{tenants: many}},
-		{"fleet-budget", w.fleetBudget, load{many / 2, zipf, 9}},
-		{"fleet-alike", w.fleetOfThree, load{many / 2, uniform, 9}},
-		{"fleet-zipf-1.1", w.fleetOfThree, load{many / 2, 1.1, 9}},
-		{"fleet-zipf-1.5", w.fleetOfThree, load{many / 2, 1.5, 9}},
-		{"fleet-zipf-2", w.fleetOfThree, load{many / 2, 2, 9}},
-		{"fleet-zipf-3", w.fleetOfThree, load{many / 2, 3, 9}},
+		{"routed-1", w.routed, load{1, uniform, warm, tight}},
+		{"routed-50-zipf", w.routed, load{50, zipf, workers, roomy}},
+		{"routed-1000", w.routed, load{many, uniform, workers, tight}},
+		{"routed-1000-zipf", w.routed, load{many, zipf, workers, tight}},
+		{"pgbouncer-1", w.pgbouncer, load{1, uniform, warm, tight}},
+		{"pgbouncer-50", w.pgbouncer, load{50, uniform, workers, tight}},
+		{"pgbouncer-50-zipf", w.pgbouncer, load{50, zipf, workers, tight}},
+		{"pgbouncer-1000", w.pgbouncer, load{many, uniform, workers, tight}},
+		{"pgbouncer-1000-zipf", w.pgbouncer, load{many, zipf, workers, tight}},
+		{"peer-50", w.persistentPeer, load{50, uniform, workers, tight}},
+		{"peer-50-backends", w.peerBackends, load{50, uniform, workers, tight}},
+		{"peer-1000", w.connectingPeer, load{many, uniform, workers, many}},
+		{"peer-1000-tight", w.connectingPeer, load{many, zipf, workers, tight}},
+		{"cold-tenant", w.cold, load{tenants: many, budget: many}},
+		{"fleet-budget", w.fleetBudget, load{many / 2, zipf, 9, tight}},
+		{"fleet-alike", w.fleetOfThree, load{many / 2, uniform, 9, tight}},
+		{"fleet-zipf-1.1", w.fleetOfThree, load{many / 2, 1.1, 9, tight}},
+		{"fleet-zipf-1.5", w.fleetOfThree, load{many / 2, 1.5, 9, tight}},
+		{"fleet-zipf-2", w.fleetOfThree, load{many / 2, 2, 9, tight}},
+		{"fleet-zipf-3", w.fleetOfThree, load{many / 2, 3, 9, tight}},
 	} {
 		b.Run(c.name, func(b *testing.B) { c.run(b, c.load) })
 	}
 }
 
 // load says who asks whom: clients at tenants of their choice, those of lower
-// rank more often, by the exponent of Zipf's law, or all alike (0).
+// rank more often, by the exponent of Zipf's law, or all alike (0). The budget
+// is what the tenants' server may have of connections.
 type load struct {
 	tenants  int
 	exponent float64
 	clients  int
+	budget   int
 }
 
 // routed compares the routed handler with the same on one fixed pool, both with
 // one client for each of their connections at the most.
 func (w *world) routed(b *testing.B, l load) {
 	b.Helper()
-	node := w.node(b, tightBudget)
+	node := w.node(b, l.budget)
 	pool := fixedPool(b, w.A, int32(l.clients))
 	ours := w.callers(b, all(serve(b, routedAPI(node))), l, ownRequest)
 	fixed := clients(b, l.clients, all(serve(b, smallAPI(direct(func(string) *pgxpool.Pool { return pool })))))
@@ -86,7 +89,7 @@ func (w *world) routed(b *testing.B, l load) {
 // pool for each tenant at PgBouncer, both within the same budget.
 func (w *world) pgbouncer(b *testing.B, l load) {
 	b.Helper()
-	at := peertest.PgBouncer(b, w.Server, w.tenants[:l.tenants], tightBudget)
+	at := peertest.PgBouncer(b, w.Server, w.tenants[:l.tenants], l.budget)
 	pools := make(map[string]*pgxpool.Pool, l.tenants)
 	connecting, ctx := errgroup.WithContext(b.Context())
 	connecting.SetLimit(workers)
@@ -112,7 +115,7 @@ func (w *world) pgbouncer(b *testing.B, l load) {
 	}
 	through := serve(b, smallAPI(direct(func(host string) *pgxpool.Pool { return pools[host] })))
 	w.compare(b, l.clients,
-		way{op: w.callers(b, all(serve(b, routedAPI(w.node(b, tightBudget)))), l, ownRequest), backends: oursBackends},
+		way{op: w.callers(b, all(serve(b, routedAPI(w.node(b, l.budget)))), l, ownRequest), backends: oursBackends},
 		way{op: w.callers(b, all(through), l, ownRequest), backends: "usename = '" + tenanttest.SharedRole + "'"})
 }
 
@@ -120,22 +123,15 @@ func (w *world) pgbouncer(b *testing.B, l load) {
 // keeps a connection to each tenant in each of its processes.
 func (w *world) persistentPeer(b *testing.B, l load) {
 	b.Helper()
-	ours, django := w.peers(b, l, tightBudget, true)
+	ours, django := w.peers(b, l, true)
 	w.compare(b, l.clients, ours, django)
 }
 
-// roomyPeer compares it with one that connects for each request, because it
-// could not keep so many: a node may have a connection to each tenant.
-func (w *world) roomyPeer(b *testing.B, l load) {
+// connectingPeer compares it with one that connects for each request, because
+// it could not keep so many connections.
+func (w *world) connectingPeer(b *testing.B, l load) {
 	b.Helper()
-	ours, django := w.peers(b, l, l.tenants, false)
-	w.compare(b, l.clients, ours, django)
-}
-
-// tightPeer is roomyPeer within a budget for a few of the tenants.
-func (w *world) tightPeer(b *testing.B, l load) {
-	b.Helper()
-	ours, django := w.peers(b, l, tightBudget, false)
+	ours, django := w.peers(b, l, false)
 	w.compare(b, l.clients, ours, django)
 }
 
@@ -143,7 +139,7 @@ func (w *world) tightPeer(b *testing.B, l load) {
 // everybody has been served.
 func (w *world) peerBackends(b *testing.B, l load) {
 	b.Helper()
-	ours, django := w.peers(b, l, tightBudget, true)
+	ours, django := w.peers(b, l, true)
 	counts := w.watch(ours, django)
 	sidebyside.Run(l.clients, w.each, ours.op)
 	sidebyside.Run(l.clients, w.each, django.op)
@@ -151,9 +147,9 @@ func (w *world) peerBackends(b *testing.B, l load) {
 	sidebyside.Against(b, most[0], most[1])
 }
 
-func (w *world) peers(b *testing.B, l load, budget int, persistent bool) (ours, django way) {
+func (w *world) peers(b *testing.B, l load, persistent bool) (ours, django way) {
 	b.Helper()
-	node := w.node(b, budget)
+	node := w.node(b, l.budget)
 	handler, tokens := wholeNode(b, w.Fixture, node)
 	peerAt := peertest.Django(b, w.Server, w.tenants[:l.tenants], tokens.Issuer, persistent)
 	requests := w.signInAll(b, handler, w.tenants[:l.tenants])
@@ -217,7 +213,7 @@ func parsed(value any) any {
 // to with connecting and asking the same. Each tenant serves for one of each.
 func (w *world) cold(b *testing.B, l load) {
 	b.Helper()
-	node := w.node(b, l.tenants)
+	node := w.node(b, l.budget)
 	c := clients(b, 1, all(serve(b, routedAPI(node))))[0]
 	each := l.tenants * 4 / (4*w.rounds + 1)
 	first, next := 0, 0

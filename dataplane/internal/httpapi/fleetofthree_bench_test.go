@@ -20,12 +20,12 @@ import (
 // budget, from the first request on.
 func (w *world) fleetBudget(b *testing.B, l load) {
 	b.Helper()
-	w.setBudget(b, tightBudget)
+	w.setBudget(b, l.budget)
 	nodes := w.threeNodes(b)
 	ours := way{op: w.callers(b, nodes, l, ownRequest), backends: oursBackends}
 	counts := w.watch(ours)
 	sidebyside.Run(l.clients, 4*w.each, ours.op)
-	sidebyside.Against(b, counts()[0], tightBudget)
+	sidebyside.Against(b, counts()[0], float64(l.budget))
 }
 
 // fleetOfThree compares the throughput of three nodes that share a budget at
@@ -33,11 +33,11 @@ func (w *world) fleetBudget(b *testing.B, l load) {
 func (w *world) fleetOfThree(b *testing.B, l load) {
 	b.Helper()
 	const few = 10
-	w.setBudget(b, tightBudget)
+	w.setBudget(b, l.budget)
 	nodes := w.threeNodes(b)
 	w.compare(b, l.clients,
 		way{op: w.callers(b, nodes, l, ownRequest), backends: oursBackends, settle: true},
-		way{op: w.callers(b, nodes, load{few, uniform, l.clients}, ownRequest), backends: oursBackends, settle: true})
+		way{op: w.callers(b, nodes, load{few, uniform, l.clients, l.budget}, ownRequest), backends: oursBackends, settle: true})
 }
 
 // threeNodes are a fleet: each with a directory, pools and a leased share of
