@@ -84,7 +84,9 @@ func (w *world) openControl(t *testing.T) {
 	for i, p := range w.places {
 		servers[i] = &route.Server{ID: p.id, Name: fmt.Sprintf("place-%d", i), Host: p.host, Port: p.port, TLSMode: "disable", MaxConnections: serverBudget}
 	}
-	address := (&tenanttest.Fixture{Server: servers[0]}).Control(t)
+	fixture := tenanttest.Fixture{Server: servers[0]}
+	fixture.A.Route = &route.Route{MaxConnections: tenantCap}
+	address := fixture.Control(t)
 	w.node = tenanttest.WithRole(address, migrations.NodeRole)
 	config, err := pgxpool.ParseConfig(address)
 	must(t, err)
@@ -99,8 +101,6 @@ func (w *world) openControl(t *testing.T) {
 		_, err = w.control.Exec(t.Context(), "SELECT control.publish_server($1)", s.ID)
 		must(t, err)
 	}
-	_, err = w.control.Exec(t.Context(), "UPDATE control.plans SET max_connections = $1", tenantCap)
-	must(t, err)
 	_, err = w.control.Exec(t.Context(), `INSERT INTO control.plans (id, code, name, max_connections, statement_timeout_ms)
 		SELECT gen_random_uuid(), 'other', 'Other', max_connections, statement_timeout_ms + 1 FROM control.plans WHERE code = 'standard'`)
 	must(t, err)
