@@ -36,7 +36,6 @@ type server struct {
 	limit   int                                        // this process's share of it
 	open    int                                        // permits out: sockets, and dials on their way
 	closing int                                        // of these, sockets that we are closing
-	proven  time.Time                                  // when a connection last proved that this instance may connect
 	tenants map[uuid.UUID]*usage
 	idle    idleList
 
@@ -145,7 +144,6 @@ func (s *server) connected(e *pool, sock *socket) {
 	s.mu.Lock()
 	sock.connected = true
 	s.tenants[e.made.TenantID].connected++
-	s.proven = time.Now()
 	s.mu.Unlock()
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/ouvira/ouvira/shared/budget"
 )
 
-// proofFor is how long a process counts as not expelled after the last sign of
-// it. Nobody is expelled who was heard of within this time, with room to spare.
+// proofFor is how long a process counts as not expelled after it was last heard
+// of. Nobody is expelled who was heard of within this time, with room to spare.
 const proofFor = 10 * time.Second
 
 var _ budget.Holder = (*Pools)(nil)
@@ -81,10 +81,12 @@ func (s *server) waitingPools() []*pool {
 func (s *server) excess(e *pool) int { return e.usage.open - e.usage.closing - e.cap() }
 
 // mayDial tells whether one more connection may be opened now, as far as the
-// process itself goes. One that has stood still for a while may have been
-// expelled meanwhile: the first connection finds out, before others are opened.
+// process itself goes. One that nobody has heard of for a while may have been
+// expelled meanwhile: it opens one connection after the other, because the next
+// may be the one that finds out. That the last one did not says nothing: what
+// this process held may have been given to others since.
 func (s *server) mayDial() bool {
-	if !s.unproven() {
+	if s.budget.Age() <= proofFor {
 		return true
 	}
 	dialling := s.open
@@ -92,12 +94,4 @@ func (s *server) mayDial() bool {
 		dialling -= u.connected
 	}
 	return dialling == 0
-}
-
-// unproven is called with mu held.
-func (s *server) unproven() bool {
-	now := time.Now()
-	// A machine that slept knows it by the wall clock only.
-	since := max(now.Sub(s.proven), now.Round(0).Sub(s.proven.Round(0)))
-	return since > proofFor && s.budget.Age() > proofFor
 }

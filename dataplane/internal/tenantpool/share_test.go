@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ouvira/ouvira/dataplane/internal/tenantpool"
+	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -172,5 +173,43 @@ func TestInvariant01AStalledProcessTriesOneConnection(t *testing.T) {
 	held := []*tenantpool.Lease{n.lease(t, n.A), n.lease(t, n.A), n.lease(t, n.B)}
 	for _, l := range held {
 		l.Release()
+	}
+}
+
+// A process that is cut off and has served a moment ago may have been expelled
+// in between, and what it held been given to others: it tries one connection
+// all the same.
+func TestInvariant01ACutOffProcessTriesOneConnectionAtATime(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, 20)
+	const gone = "efgh234567"
+	n.budget.Set(func(limit, _ *int, age *time.Duration, i *string) { *limit, *age, *i = 10, time.Hour, gone })
+	for _, tenant := range []tenanttest.Tenant{n.A, n.B} {
+		if err := n.use(t.Context(), tenant); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.expel(t, gone)
+	conn := testdb.Connect(t, n.SuperuserDB)
+	eventually(t, "its connections are ended", func() bool {
+		found, err := budget.Terminate(t.Context(), conn, gone)
+		return err == nil && found == 0 && n.demand().Wanted == 0
+	})
+	highest := n.watch(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for i := range 30 {
+		group.Go(func() {
+			if err := n.use(ctx, []tenanttest.Tenant{n.A, n.B}[i%2]); err == nil {
+				t.Error("an expelled process was served")
+			}
+		})
+	}
+	eventually(t, "it knows that it was expelled", func() bool { return len(n.budget.WasExpelled()) > 0 })
+	eventually(t, "nothing is open", func() bool { return n.demand().Open == 0 })
+	cancel()
+	group.Wait()
+	if most := highest(); most > 1 {
+		t.Errorf("%d backends were open", most)
 	}
 }
