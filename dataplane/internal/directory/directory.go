@@ -67,11 +67,12 @@ type Directory struct {
 	options Options
 	suffix  string // "." + base domain, normalised
 
-	mu         sync.RWMutex // guards table and tableClock; held for map accesses only
+	mu         sync.RWMutex // guards table, tableClock and servers; held for map accesses only
 	table      table
-	tableClock route.Clock   // what the table is up to
-	changed    chan struct{} // closed and replaced after each applied change
-	dirty      chan struct{} // of size 1: the table has changed since the snapshot
+	tableClock route.Clock                 // what the table is up to
+	servers    map[uuid.UUID]*route.Server // all; changed by the pull loop alone, which reads them without the lock
+	changed    chan struct{}               // closed and replaced after each applied change
+	dirty      chan struct{}               // of size 1: the table has changed since the snapshot
 
 	version  atomic.Int64
 	pulled   atomic.Int64 // pulls begun
@@ -83,8 +84,7 @@ type Directory struct {
 
 	pulls pulls
 
-	clock   route.Clock                 // of the last pull; the pull loop's alone
-	servers map[uuid.UUID]*route.Server // likewise
+	clock route.Clock // of the last pull; the pull loop's alone
 }
 
 // New checks the options. Nothing is contacted before Run.

@@ -207,17 +207,17 @@ func (d *Directory) pull(ctx context.Context, pool *pgxpool.Pool) error {
 // publish applies what was pulled at that time as a whole and then tells the
 // subscribers.
 func (d *Directory) publish(c route.Changes, at time.Time) {
+	for _, r := range c.Routes {
+		intern(r)
+	}
+	var events []Event
+	d.mu.Lock()
 	if c.Full {
 		clear(d.servers)
 	}
 	for _, s := range c.Servers {
 		d.servers[s.ID] = s
 	}
-	for _, r := range c.Routes {
-		intern(r)
-	}
-	var events []Event
-	d.mu.Lock()
 	if c.Full {
 		events = d.table.replace(c.Routes)
 	} else {
@@ -233,7 +233,7 @@ func (d *Directory) publish(c route.Changes, at time.Time) {
 	d.mu.Unlock()
 	d.clock = c.Clock
 	d.version.Store(c.Clock.Version)
-	if len(events) > 0 || c.Full {
+	if len(events) > 0 || len(c.Servers) > 0 || c.Full {
 		select {
 		case d.dirty <- struct{}{}:
 		default: // told already

@@ -32,7 +32,7 @@ const (
 
 // snapshotContext binds the file to its purpose and its form. A file of
 // another form does not open, and the node starts as one without.
-var snapshotContext = []byte("route-snapshot/1")
+var snapshotContext = []byte("route-snapshot/2")
 
 // snapshot is the route table as it is kept on disk, so that a node which
 // restarts while the control database is away serves whom it served before.
@@ -141,15 +141,12 @@ func (d *Directory) snapshot() snapshot {
 	if at := d.pulledAt.Load(); at != 0 {
 		s.TakenAt = time.Unix(0, at).UTC()
 	}
-	servers := map[uuid.UUID]*route.Server{}
 	for _, r := range d.table.byID {
-		saved := savedRoute{Route: *r, ServerID: r.Server.ID}
-		if r.Server.ID != uuid.Nil {
-			servers[r.Server.ID] = r.Server
-		}
-		s.Routes = append(s.Routes, saved)
+		s.Routes = append(s.Routes, savedRoute{Route: *r, ServerID: r.Server.ID})
 	}
-	for _, server := range servers {
+	// Also those without a tenant: the next pull brings what is newer than the
+	// clock, and that may be a tenant who has moved to one of them.
+	for _, server := range d.servers {
 		s.Servers = append(s.Servers, server)
 	}
 	return s

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
@@ -92,6 +94,36 @@ func TestInvariant10ASnapshotOutlivesTheNode(t *testing.T) {
 	o.MaxAge = time.Nanosecond
 	if _, err := run(t, o).Lookup("nobody.localhost"); !fault.Is(err, fault.KindUnavailable) {
 		t.Errorf("an unknown host in an old copy: %v, want 503", err)
+	}
+}
+
+// A server on which nobody was when the snapshot was written is in it: a tenant
+// may have moved there since, and the pull that tells of it does not tell of the
+// server, which has not changed.
+func TestASnapshotKnowsServersWithoutTenants(t *testing.T) {
+	t.Parallel()
+	c := newControl(t)
+	acme, globex := c.tenant(t, "acme"), c.tenant(t, "globex")
+	empty := uuid.New()
+	c.exec(t, `INSERT INTO control.servers (id, name, host, port, max_databases, max_connections, system_identifier, postgres_version, provisioner_credential)
+		VALUES ($1, 'b', '127.0.0.1', 5433, 100, 40, 2, 150000, '')`, empty)
+	c.exec(t, "SELECT control.publish_server($1)", empty)
+	o := c.options()
+	o.Snapshot, o.Sealer = filepath.Join(t.TempDir(), "routes"), dataKey(t)
+	written(t, o, func(d *directory.Directory) bool { return d.Len() == 2 })
+
+	c.exec(t, "UPDATE control.tenants SET server_id = $2, incarnation = 2 WHERE id = $1", acme, empty)
+	c.publish(t, acme)
+	d := run(t, o)
+	eventually(t, "the move is known", func() bool {
+		r, err := d.Lookup("acme.localhost")
+		return err == nil && r.Incarnation == 2
+	})
+	if r, _ := d.ByID(acme); r.Server.ID != empty || r.Mode != route.ModeServe {
+		t.Errorf("acme is at %q and under %q", r.Server.Name, r.Mode)
+	}
+	if r, _ := d.ByID(globex); r.Server.ID != c.server || r.Mode != route.ModeServe {
+		t.Errorf("globex is at %q and under %q", r.Server.Name, r.Mode)
 	}
 }
 
