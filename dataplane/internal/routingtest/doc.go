@@ -33,7 +33,7 @@
 // from it. How they interleave does not, so a seed that has failed may need a
 // few runs to fail again:
 //
-//	go test ./internal/routingtest -run TestModel -seed 7 -steps 20000
+//	go test ./internal/routingtest -run TestModelOfTheRouting -seed 7 -steps 20000
 //
 // There is nothing here but tests.
 package routingtest
