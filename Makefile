@@ -86,8 +86,9 @@ CHAOS ?= 30m
 .PHONY: chaos
 chaos: ## Run the long forms of the reliability tests (docs/reliability.md); hours, on a machine of its own
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/withpg ./shared/testdb/cmd/withpg
-	@exec $(BIN)/withpg -- $(GO) test -count=1 -v -p 1 -timeout 8h $(TEST_FLAGS) \
+	@$(BIN)/withpg -- $(GO) test -count=1 -v -p 1 -timeout 8h $(TEST_FLAGS) \
 		-run '^Test(Rel|Adversarial)' ./dataplane/internal/tenantpool ./deploy/e2e -chaos $(CHAOS)
+	@exec $(BIN)/withpg -18 -- $(GO) test -count=1 -v -timeout 8h -run '^TestModel' ./dataplane/internal/routingtest -steps 20000
 
 .PHONY: check
 check: check-generate check-tidy check-standalone walls lint ## Everything else that must hold: generated files, lint, module borders
