@@ -89,6 +89,10 @@ func Open(ctx context.Context, dsn string, o Options) (*pgxpool.Pool, error) {
 	if o.Role != "" {
 		config.ConnConfig.RuntimeParams["role"] = o.Role
 	}
+	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		SendUUIDs(conn.TypeMap())
+		return nil
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)

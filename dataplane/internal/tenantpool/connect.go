@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/ouvira/ouvira/shared/budget"
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
@@ -142,6 +143,7 @@ func (e *pool) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 		e.server.budget.Expelled(s.instance)
 		return errExpelled
 	}
+	pg.SendUUIDs(conn.TypeMap())
 	e.server.connected(e, s)
 	return nil
 }
