@@ -93,7 +93,12 @@ func AccessLog(log *slog.Logger, metrics *Metrics) func(http.Handler) http.Handl
 					slog.Float64("duration_ms", float64(took.Microseconds())/1000),
 					slog.Int("bytes", recorder.BytesWritten()),
 					slog.String("request_id", telemetry.RequestID(ctx)))
-				log.LogAttrs(ctx, levelOf(status), "request", telemetry.AppendAttrs(ctx, attrs)...)
+				if level := levelOf(status); log.Enabled(ctx, level) {
+					// Without LogAttrs, which finds out from where it was called: always from here.
+					line := slog.NewRecord(time.Now(), level, "request", 0)
+					line.AddAttrs(telemetry.AppendAttrs(ctx, attrs)...)
+					_ = log.Handler().Handle(ctx, line)
+				}
 			}()
 			next.ServeHTTP(recorder, r)
 		})

@@ -92,10 +92,14 @@ func fixedPool(b *testing.B, tenant tenanttest.Tenant, connections int32) *pgxpo
 		b.Fatal(err)
 	}
 	u.User = url.UserPassword(tenant.Route.Database, tenant.Password)
-	// The role's own limit is for the routed pools alone.
+	// The role's own limit is for the routed pools alone. The bound on
+	// statements is for both: Postgres sets a timer for each, and a program with
+	// one database would not go without.
 	superuser := testdb.Connect(b, tenant.AdminURL)
-	if _, err := superuser.Exec(b.Context(), "ALTER ROLE "+tenant.Route.Database+" CONNECTION LIMIT 100"); err != nil {
-		b.Fatal(err)
+	for _, set := range []string{"CONNECTION LIMIT 100", fmt.Sprintf("SET statement_timeout = %d", tenant.Route.StatementTimeout.Milliseconds())} {
+		if _, err := superuser.Exec(b.Context(), "ALTER ROLE "+tenant.Route.Database+" "+set); err != nil {
+			b.Fatal(err)
+		}
 	}
 	pool, err := pg.Open(b.Context(), u.String(), pg.Options{MaxConnections: connections})
 	if err != nil {

@@ -24,8 +24,10 @@ const refreshTimeout = 2 * time.Second
 // what the caller can do about it. What is a mistake of ours stays an error,
 // and becomes a 500.
 func (s *server) databaseFault(ctx context.Context, r *route.Route, err error) error {
-	var f *fault.Error
-	if err == nil || errors.As(err, &f) || ctx.Err() != nil {
+	if err == nil {
+		return nil
+	}
+	if _, known := errors.AsType[*fault.Error](err); known || ctx.Err() != nil {
 		return err
 	}
 	if refusal, known := constraintFaults[pg.Constraint(err)]; known {
