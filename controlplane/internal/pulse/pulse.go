@@ -33,7 +33,7 @@ type Pulse struct {
 	log  *slog.Logger
 
 	mu    sync.Mutex
-	alive context.Context // ends when the database falls silent
+	alive context.Context //nolint:containedctx // nobody's request: it ends when the database falls silent
 	fall  context.CancelCauseFunc
 }
 

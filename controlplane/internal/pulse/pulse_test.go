@@ -39,15 +39,15 @@ func TestSilenceEndsWorkAndOnlySilence(t *testing.T) {
 
 		work, done := p.Bind(t.Context())
 		defer done()
-		time.Sleep(time.Hour) // slow, and nobody minds
+		time.Sleep(time.Hour) //nolint:forbidigo // in the bubble's own time: slow, and nobody minds
 		d.refuses.Store(true)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // in the bubble's own time
 		if work.Err() != nil {
 			t.Errorf("a database that answers, or refuses, ended the work: %v", context.Cause(work))
 		}
 
 		d.refuses.Store(false)
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) //nolint:forbidigo // in the bubble's own time
 		d.silent.Store(true)
 		begun := time.Now()
 		<-work.Done()
@@ -61,7 +61,7 @@ func TestSilenceEndsWorkAndOnlySilence(t *testing.T) {
 		}
 
 		d.silent.Store(false)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) //nolint:forbidigo // in the bubble's own time
 		again, againDone := p.Bind(t.Context())
 		defer againDone()
 		if again.Err() != nil {
