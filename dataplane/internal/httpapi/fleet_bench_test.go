@@ -160,8 +160,12 @@ func (w *world) peers(b *testing.B, l load, persistent bool) (ours, django way) 
 	django = way{op: w.callers(b, all(peerAt), l, own), backends: "application_name = 'peer'"}
 	// Each of Django's processes has to meet each tenant once, if it stays
 	// connected.
-	if persistent {
-		sidebyside.Run(l.clients, 4*w.each, django.op)
+	for turns, all := 0, float64(peertest.DjangoWorkers()*l.tenants); persistent && turns < 5; turns++ {
+		counts := w.watch(django)
+		sidebyside.Run(l.clients, 3*w.each, django.op)
+		if counts()[0] >= all {
+			break
+		}
 	}
 	return ours, django
 }

@@ -48,7 +48,7 @@ func newWorld(b *testing.B) *world {
 	w := &world{rounds: 5, each: 2 * time.Second}
 	n := manyTenants
 	if testing.Short() {
-		n, w.rounds, w.each = 60, 1, 300*time.Millisecond
+		n, w.rounds, w.each = 90, 1, 300*time.Millisecond
 	}
 	w.Fixture, w.tenants = tenanttest.NewFleet(b, n, worldConnections)
 	w.address = w.Control(b, w.tenants...)

@@ -23,10 +23,11 @@ import (
 )
 
 // PgBouncer runs one in front of the server, with an entry for each tenant's
-// database, pooling by transaction. All entries connect as one role, because
-// only then can it keep to a budget over all databases, and take an idle
-// connection from one for another. It returns where a tenant's database is
-// reached through it.
+// database, pooling by transaction. All clients log in as one role, because only
+// then can it keep to a budget over all databases, and take an idle connection
+// from one for another. (It counts by role, and a role that an entry forces is
+// counted for this entry alone.) It returns where a tenant's database is reached
+// through it.
 func PgBouncer(b testing.TB, server *route.Server, tenants []tenanttest.Tenant, budget int) (address func(tenant tenanttest.Tenant) string) {
 	b.Helper()
 	program, err := exec.LookPath("pgbouncer")
@@ -39,8 +40,8 @@ func PgBouncer(b testing.TB, server *route.Server, tenants []tenanttest.Tenant, 
 	var config strings.Builder
 	config.WriteString("[databases]\n")
 	for _, t := range tenants {
-		fmt.Fprintf(&config, "%s = host=%s port=%d dbname=%s user=%s\n",
-			t.Route.Database, server.Host, server.Port, t.Route.Database, tenanttest.SharedRole)
+		fmt.Fprintf(&config, "%s = host=%s port=%d dbname=%s\n",
+			t.Route.Database, server.Host, server.Port, t.Route.Database)
 	}
 	port := freePort(b)
 	fmt.Fprintf(&config, `[pgbouncer]
