@@ -98,7 +98,7 @@ func collect(environ []string) (map[string]string, error) {
 			continue
 		}
 		if ours, both := values[name]; both && ours != value {
-			errs = append(errs, fmt.Errorf("%s and its older name %s have different values: unset one", name, alias))
+			errs = append(errs, fmt.Errorf("%s and its other name %s have different values: unset one", name, alias))
 		}
 		values[name] = value
 	}

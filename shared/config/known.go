@@ -15,7 +15,7 @@ var Known = []Setting{
 	{"OUVIRA_PUBLIC_SCHEME", "Scheme of the tenants' addresses in mails, `login_url` and the tokens' issuer: `http` or `https`."},
 	{"OUVIRA_PUBLIC_PORT", "Port of the tenants' addresses in mails and `login_url`; empty means the scheme's own."},
 	{"OUVIRA_LISTEN", "Address of the public listener, as `host:port` or `:port`."},
-	{"OUVIRA_INTERNAL_LISTEN", "Address of the internal listener (`/healthz`, `/readyz`, `/metrics`). Keep it off the public network."},
+	{"OUVIRA_INTERNAL_LISTEN", "Address of the internal listener (`/healthz`, `/readyz`, `/metrics`; a node's also `/debug/tenants`). Keep it off the public network."},
 	{"OUVIRA_TRUSTED_PROXIES", "Networks, separated by commas, whose `X-Forwarded-For` and `X-Tenant` are believed."},
 	{"OUVIRA_CONTROL_DATABASE_URL", "The control database, as the role of the control plane."},
 	{"OUVIRA_NODE_DATABASE_URL", "The control database, as the role `ouvira_node`."},
@@ -31,6 +31,9 @@ var Known = []Setting{
 	{"OUVIRA_AUTH_COOKIES", "`true` lets browsers sign in with cookies besides bearer tokens."},
 	{"OUVIRA_BACKUP_URL", "Where backups go: a `file://` directory or an object store."},
 	{"OUVIRA_LOG_LEVEL", "`debug`, `info`, `warn` or `error`."},
+	{"OUVIRA_SLOW_REQUEST", "Requests that take longer get a warning with where their time went, and the slowest statement; `0` never."},
+	{"OUVIRA_TOP_TENANTS", "How many of the busiest tenants the metrics and `/debug/tenants` show, in each order; `0` counts nobody."},
+	{"OUVIRA_TELEMETRY_ENDPOINT", "Where traces are sent: a collector that takes OTLP over HTTP, such as `http://localhost:4318`. Empty: there are none. OpenTelemetry's own `OTEL_EXPORTER_OTLP_ENDPOINT` works too."},
 	{"OUVIRA_TWILIO_URL", "Another address for Twilio's API (tests)."},
 	{"OUVIRA_TURNSTILE_URL", "Another address for Turnstile's verification (tests)."},
 	{"OUVIRA_URL", "CLI: address of the control plane."},
@@ -43,9 +46,11 @@ var Known = []Setting{
 	{"OUVIRA_TEST_PG18_BIN", "Tests: binaries of Postgres 18."},
 }
 
-// aliases are names of the reference system for things that stay.
+// aliases are names of the reference system for things that stay, and those of
+// OpenTelemetry.
 var aliases = map[string]string{
-	"TENANT_BASE_DOMAIN": "OUVIRA_BASE_DOMAIN",
+	"TENANT_BASE_DOMAIN":          "OUVIRA_BASE_DOMAIN",
+	"OTEL_EXPORTER_OTLP_ENDPOINT": "OUVIRA_TELEMETRY_ENDPOINT",
 }
 
 // KnownName tells whether some binary reads the variable.
@@ -61,7 +66,7 @@ func docOf(name string) string {
 }
 
 // foreign are the variables without our prefix, which keep the names that
-// their services or the reference system gave them.
+// their services, OpenTelemetry or the reference system gave them.
 var foreign = []Setting{
 	{"FRONTEND_URL", "Address of the operator's web front end, for links in mails."},
 	{"EMAIL_HOST", "SMTP server for mail."},
@@ -74,6 +79,11 @@ var foreign = []Setting{
 	{"TWILIO_ACCOUNT_SID", "Twilio account for SMS."},
 	{"TWILIO_AUTH_TOKEN", "Twilio's token."},
 	{"TWILIO_PHONE_NUMBER", "Sender of SMS."},
+	{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "Where traces are sent, as a whole address (`…/v1/traces`); goes before the other one."},
+	{"OTEL_EXPORTER_OTLP_PROTOCOL", "Only `http/protobuf` is spoken."},
+	{"OTEL_TRACES_SAMPLER", "Which traces are kept: `always_on`, `always_off`, `traceidratio`, or one of them with `parentbased_` before it, which does as a caller's `traceparent` says."},
+	{"OTEL_TRACES_SAMPLER_ARG", "The part (0 to 1) that `traceidratio` keeps."},
+	{"OTEL_SDK_DISABLED", "`true` makes no traces whatever else is set."},
 	{"TURNSTILE_SITE_KEY", "Cloudflare Turnstile: the public key."},
 	{"TURNSTILE_SECRET_KEY", "Cloudflare Turnstile: the secret key."},
 }

@@ -62,6 +62,8 @@ type Options struct {
 	ApplicationName string        // shown in pg_stat_activity; at most 63 bytes count
 	MaxConnections  int32         // default 10
 	ConnectTimeout  time.Duration // default 5 s
+	// Tracer sees the statements; nil: nobody does.
+	Tracer pgx.QueryTracer
 	// Role becomes the current role of every session (it survives RESET ROLE
 	// and DISCARD ALL).
 	Role string
@@ -93,6 +95,7 @@ func Open(ctx context.Context, dsn string, o Options) (*pgxpool.Pool, error) {
 		SendUUIDs(conn.TypeMap())
 		return nil
 	}
+	config.ConnConfig.Tracer = o.Tracer
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)

@@ -27,6 +27,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 const (
@@ -52,7 +53,8 @@ func New(s Settings) *Verifier {
 		return nil
 	}
 	v := &Verifier{secret: s.TurnstileSecretKey, url: s.TurnstileURL, client: &http.Client{
-		Timeout: attemptTimeout,
+		Transport: tracing.Transport(http.DefaultTransport),
+		Timeout:   attemptTimeout,
 		// The secret goes to one address.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -28,7 +28,7 @@ var testsMayImport = map[string][]string{
 }
 
 // testOnly are packages that no program of a plane may contain.
-var testOnly = []string{prefix + "shared/testdb"}
+var testOnly = []string{prefix + "shared/testdb", prefix + "shared/tracing/tracetest"}
 
 // web are the packages that rooms do without: a room is called with an actor
 // and a transaction, and answers with a fault; only httpapi speaks HTTP.

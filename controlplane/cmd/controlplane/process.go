@@ -36,6 +36,7 @@ import (
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/tracing"
 	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
@@ -49,6 +50,7 @@ type house struct {
 	pulse    *pulse.Pulse
 	key      *seal.ControlKey
 	queue    *job.Queue
+	tracing  *tracing.Tracing // nil: no traces
 	member   membership
 	holder   string
 	rooms    httpapi.Rooms
@@ -65,7 +67,7 @@ func runProcess(ctx context.Context, command string, s settings, out io.Writer) 
 	if err != nil {
 		return err
 	}
-	defer h.close()
+	defer h.close(ctx)
 
 	lease := make(chan error, 1)
 	ended := make(chan struct{})
@@ -91,9 +93,12 @@ func (h *house) run(ctx context.Context, command string) error {
 	return group.Wait()
 }
 
-func (h *house) close() {
+func (h *house) close(ctx context.Context) {
 	h.db.Close()
 	h.feeling.Close()
+	if err := h.tracing.Shutdown(ctx); err != nil {
+		h.log.WarnContext(ctx, "traces are lost", "error", err)
+	}
 }
 
 func (h *house) databaseReady(ctx context.Context) error {
@@ -115,7 +120,7 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 		return nil, fmt.Errorf("OUVIRA_DATA_PUBLIC_KEY_FILE: %w", err)
 	}
 	id, share := s.member(command)
-	db, err := pg.Open(ctx, s.ControlDatabaseURL, pg.Options{ApplicationName: "ouvira/" + id, MaxConnections: 20})
+	db, err := pg.Open(ctx, s.ControlDatabaseURL, pg.Options{ApplicationName: "ouvira/" + id, MaxConnections: 20, Tracer: tracing.Queries{}})
 	if err != nil {
 		return nil, explained(err)
 	}
@@ -135,15 +140,21 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 		db.Close()
 		return nil, explained(err)
 	}
+	traces, err := tracing.Open(ctx, s.Config, "ouvira-control-"+command, telemetry.Version(), id, log)
+	if err != nil {
+		db.Close()
+		feeling.Close()
+		return nil, err
+	}
 	h := &house{
-		settings: s, log: log, registry: telemetry.NewRegistry(), db: db, feeling: feeling, pulse: pulse.New(feeling.Ping, log), key: key, queue: queue,
+		settings: s, log: log, tracing: traces, registry: telemetry.NewRegistry(), db: db, feeling: feeling, pulse: pulse.New(feeling.Ping, log), key: key, queue: queue,
 		holder: id,
 	}
 	lease, err := budget.New(budget.Options{
 		DB: db, Member: id, Kind: budget.Worker, Share: share, Least: provision.ConnectionsPerRun, Log: log, Registerer: h.registry,
 	})
 	if err != nil {
-		h.close()
+		h.close(ctx)
 		return nil, err
 	}
 	h.member = membership{lease}
@@ -172,6 +183,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 	}
 	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{provision.Kind: provisioning})
+	h.runner.Tracing = h.tracing
 }
 
 // activated has the owner mailed whom an operator named; the owner of a
@@ -233,7 +245,7 @@ func (h *house) listen(ctx context.Context, serves bool, checks []httpserver.Che
 	}
 	draining := make(chan struct{})
 	handler, err := httpapi.New(h.rooms, httpapi.Options{
-		Log: h.log, Metrics: httpserver.NewMetrics(h.registry), TrustedProxies: proxies,
+		Log: h.log, Metrics: httpserver.NewMetrics(h.registry), Tracing: h.tracing, TrustedProxies: proxies,
 		SignupOrigins: h.settings.SignupOrigins, Turnstile: turnstile.New(h.settings.Settings), SecureCookies: h.settings.secureCookies(),
 		Pulse: h.pulse, Draining: draining,
 	})

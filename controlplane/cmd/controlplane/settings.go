@@ -14,6 +14,7 @@ import (
 	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/tracing"
 	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
@@ -21,6 +22,7 @@ import (
 type settings struct {
 	config.Common
 	turnstile.Settings
+	tracing.Config
 
 	Listen             string   `env:"OUVIRA_LISTEN" envDefault:":8080"`
 	InternalListen     string   `env:"OUVIRA_INTERNAL_LISTEN" envDefault:"127.0.0.1:9080"`
@@ -72,6 +74,7 @@ func (s *settings) Validate() error {
 	_, err = telemetry.Level(s.LogLevel)
 	refuse(err != nil, "OUVIRA_LOG_LEVEL: %v", err)
 	errs = append(errs, s.WrongTurnstile(s.Env)...)
+	errs = append(errs, s.WrongTracing(s.Env)...)
 	if s.Env == config.Production {
 		errs = append(errs, s.insecure()...)
 	}

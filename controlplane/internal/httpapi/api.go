@@ -33,6 +33,7 @@ import (
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/tracing"
 	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
@@ -61,6 +62,7 @@ type Options struct {
 	SignupOrigins  []string            // whose pages may call the sign-up operations
 	Turnstile      *turnstile.Verifier // nil: anyone may sign up, programs too
 	SecureCookies  bool                // the control plane is reached by https
+	Tracing        *tracing.Tracing    // nil: no traces
 	// Pulse of the control database: requests end with it; nil lets them wait.
 	Pulse *pulse.Pulse
 	// Draining ends streams when the process is to stop; nil never does.
@@ -110,6 +112,7 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 	router.Use(
 		httpserver.RequestID,
 		httpserver.AccessLog(o.Log, o.Metrics),
+		httpserver.Trace(o.Tracing),
 		httpserver.Recover,
 		httpserver.ClientAddr(o.TrustedProxies),
 		httpserver.SecurityHeaders,

@@ -13,6 +13,7 @@ import (
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 func TestMain(m *testing.M) { testdb.Main(m) }
@@ -112,7 +113,7 @@ func newEngine(t *testing.T) *engine {
 			return err
 		},
 	})
-	pool, err := pg.Open(t.Context(), address, pg.Options{MaxConnections: 6})
+	pool, err := pg.Open(t.Context(), address, pg.Options{MaxConnections: 6, Tracer: tracing.Queries{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 const (
@@ -52,6 +54,8 @@ type Attempt interface {
 // Runner claims operations and runs them. It may be used by several
 // goroutines.
 type Runner struct {
+	Tracing *tracing.Tracing // of each run and its steps; nil: none. Set it before the first Run
+
 	db       *pgxpool.Pool
 	waker    Waker
 	holder   string
@@ -77,9 +81,16 @@ func (r *Runner) Run(ctx context.Context, id uuid.UUID) error {
 	if err != nil || run == nil {
 		return err
 	}
+	ctx, span := r.Tracing.Root(ctx, "operation "+run.Kind)
+	defer span.End()
+	tracing.Annotate(ctx, "ouvira.operation_id", run.ID.String())
+	tracing.Annotate(ctx, "ouvira.tenant_id", run.TenantID.String())
 	log := r.log.With("operation", run.ID, "kind", run.Kind, "tenant", run.TenantID, "epoch", run.Epoch)
 	working, stop := r.keep(ctx, run)
 	err = r.work(working, run, log)
+	if err != nil {
+		tracing.Fail(span, err)
+	}
 	interrupted := working.Err() != nil
 	fenced := errors.Is(err, ErrFenced) || errors.Is(context.Cause(working), ErrFenced)
 	stop()
@@ -173,7 +184,10 @@ func (r *Runner) steps(ctx context.Context, run *Run, attempt Attempt) error {
 		if err := run.advance(ctx, finished, name); err != nil {
 			return err
 		}
-		if err := attempt.Step(ctx, name); err != nil {
+		stepping, span := tracing.Start(ctx, "step "+name)
+		err := attempt.Step(stepping, name)
+		tracing.End(span, err)
+		if err != nil {
 			return fmt.Errorf("step %s: %w", name, err)
 		}
 		finished = name
@@ -182,10 +196,13 @@ func (r *Runner) steps(ctx context.Context, run *Run, attempt Attempt) error {
 }
 
 func (r *Runner) undo(ctx context.Context, run *Run, attempt Attempt, why record, log *slog.Logger) error {
-	if err := attempt.Undo(ctx); err != nil {
+	undoing, span := tracing.Start(ctx, "undo")
+	err := attempt.Undo(undoing)
+	tracing.End(span, err)
+	if err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
-	err := run.fail(ctx, why, func(tx pgx.Tx) error { return attempt.Failed(ctx, tx, why.Problem) })
+	err = run.fail(ctx, why, func(tx pgx.Tx) error { return attempt.Failed(ctx, tx, why.Problem) })
 	if err == nil {
 		log.InfoContext(ctx, "operation failed and undone", "code", why.Code)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox/letter"
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 // timeout bounds one request. Twilio answers within a second or two; longer
@@ -66,7 +67,7 @@ func New(c Config) (*Twilio, error) {
 		config:   c,
 		endpoint: base.JoinPath("2010-04-01", "Accounts", c.AccountSID, "Messages.json").String(),
 		client: &http.Client{
-			Transport: transport.Clone(), Timeout: timeout,
+			Transport: tracing.Transport(transport.Clone()), Timeout: timeout,
 			// A redirect would be a second request.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
