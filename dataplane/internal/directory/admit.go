@@ -9,8 +9,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/dataplane/internal/timing"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 // Refusal is why requests of the tenant are not served now, or nil: 403 for a
@@ -92,6 +94,12 @@ func (d *Directory) admit(ctx context.Context, r *route.Route) (*route.Route, er
 		return nil, held().Because(errors.New("as many requests wait for the end of holds as may"))
 	}
 	defer d.holds.end(r.TenantID)
+	begun := time.Now()
+	ctx, span := tracing.Start(ctx, "hold")
+	defer func() {
+		timing.Of(ctx).Held(time.Since(begun))
+		span.End()
+	}()
 	timer := time.NewTimer(d.options.HoldFor)
 	defer timer.Stop()
 	for {

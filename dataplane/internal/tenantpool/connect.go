@@ -144,6 +144,8 @@ func (e *pool) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 		return errExpelled
 	}
 	pg.SendUUIDs(conn.TypeMap())
+	s.proven.Store(true)
+	e.connected(s.dialed, nil)
 	e.server.connected(e, s)
 	return nil
 }

@@ -23,6 +23,7 @@ func (p *Pools) tidy() {
 			break
 		}
 		p.pools.RemoveOldest()
+		p.meters.evicted(oldest, evictedIdle)
 		gone = append(gone, oldest)
 	}
 	servers := make([]*server, 0, len(p.servers))

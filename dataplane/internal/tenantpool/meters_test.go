@@ -29,7 +29,7 @@ func TestMetersAreBounded(t *testing.T) {
 			for _, label := range m.GetLabel() {
 				key += " " + label.GetName() + "=" + label.GetValue()
 			}
-			got[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			got[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	for key, want := range map[string]float64{
@@ -38,7 +38,14 @@ func TestMetersAreBounded(t *testing.T) {
 		"ouvira_tenant_connections_waiting server=test":                       1,
 		"ouvira_tenant_connection_waits_total server=test":                    1,
 		"ouvira_tenant_lease_refusals_total reason=server_budget server=test": 1,
+		"ouvira_tenant_lease_seconds server=test":                             2,
+		"ouvira_tenant_connect_seconds outcome=ok server=test":                1,
+		"ouvira_tenant_connections_dropped_total reason=cold server=test":     0,
+		"ouvira_tenant_connections_dropped_total reason=yielded server=test":  0,
 		"ouvira_tenant_server_broken server=test":                             0,
+		"ouvira_tenant_server_breaker server=test state=closed":               1,
+		"ouvira_tenant_server_breaker server=test state=open":                 0,
+		"ouvira_tenant_server_breaker server=test state=half-open":            0,
 		"ouvira_tenant_pools":                                                 2,
 	} {
 		if key == "ouvira_tenant_connections_waiting server=test" {
@@ -51,7 +58,7 @@ func TestMetersAreBounded(t *testing.T) {
 			t.Errorf("%s = %v, want %v", key, got[key], want)
 		}
 	}
-	if len(got) != 7 {
+	if len(got) != 14 {
 		t.Errorf("there are %d series: %v", len(got), got)
 	}
 }

@@ -240,12 +240,14 @@ func (s *server) settle() {
 		s.grant(s.round[0])
 	}
 	for s.idle.coldest != nil && s.short(s.wants[requests]) {
+		s.cold++
 		s.end(s.idle.remove(s.idle.coldest))
 	}
 	if s.wants[background] == 0 || s.idle.coldest == nil {
 		return
 	}
 	for cold := time.Now().Add(-coldAfter); s.idle.coldest != nil && s.idle.coldest.idleSince.Before(cold) && s.short(s.wants[requests]+s.wants[background]); {
+		s.cold++
 		s.end(s.idle.remove(s.idle.coldest))
 	}
 }

@@ -38,6 +38,8 @@ type server struct {
 	closing int                                        // of these, sockets that we are closing
 	tenants map[uuid.UUID]*usage
 	idle    idleList
+	cold    int // connections closed to make room, the coldest first
+	yielded int // … and those that a tenant had to yield
 
 	queue
 
@@ -189,7 +191,10 @@ func (s *server) place(c *conn, now time.Time) {
 	e := c.pool
 	w := s.first(e)
 	switch {
-	case e.stale.Load(), now.After(c.expires), s.open-s.closing > s.limit, s.excess(e) > 0, s.yields(c, w, now):
+	case e.stale.Load(), now.After(c.expires), s.open-s.closing > s.limit, s.excess(e) > 0:
+		s.end(c)
+	case s.yields(c, w, now):
+		s.yielded++
 		s.end(c)
 	case w != nil:
 		c.background = w.background
@@ -242,6 +247,14 @@ func (s *server) endIdle(since time.Time) {
 		s.end(s.idle.remove(c))
 	}
 	s.settle()
+}
+
+// madeRoom is how many connections were closed for the good of others: idle ones
+// that were the coldest, and those of tenants that had more.
+func (s *server) madeRoom() (cold, yielded int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cold, s.yielded
 }
 
 // counts are what the meters show.

@@ -5,10 +5,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/dataplane/internal/timing"
 	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 // sessionTracer marks connections whose session a statement may have changed
@@ -20,6 +23,9 @@ import (
 //
 // What else could leak is refused by the database: temporary tables, session
 // advisory locks. An open transaction or unread rows close the connection too.
+//
+// On the way it takes the time of statements, for the clock of the request and
+// for its trace.
 type sessionTracer struct{}
 
 var (
@@ -28,36 +34,59 @@ var (
 )
 
 func (sessionTracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	mark(conn, data.SQL)
-	return ctx
+	if s := socketOf(conn); s != nil {
+		s.begin(data.SQL)
+		s.mark(data.SQL)
+	}
+	return tracing.StartQuery(ctx, data.SQL)
 }
 
-// TraceQueryEnd notices that the connection's prepared statements are outdated.
-func (sessionTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
-	if data.Err == nil || !pg.IsOutdatedPlan(data.Err) {
-		return
-	}
+// TraceQueryEnd takes the time, and notices that the connection's prepared
+// statements are outdated.
+func (sessionTracer) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
 	if s := socketOf(conn); s != nil {
-		s.outdated.Store(true)
+		s.end(ctx)
+		if data.Err != nil && pg.IsOutdatedPlan(data.Err) {
+			s.outdated.Store(true)
+		}
 	}
+	tracing.Finish(ctx, data.Err)
 }
 
 func (sessionTracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
-	for _, q := range data.Batch.QueuedQueries {
-		mark(conn, q.SQL)
+	if s := socketOf(conn); s != nil {
+		s.begin("batch")
+		for _, q := range data.Batch.QueuedQueries {
+			s.mark(q.SQL)
+		}
 	}
-	return ctx
+	return tracing.StartQuery(ctx, "batch")
 }
 
 func (sessionTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 
-func (sessionTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
-
-func mark(conn *pgx.Conn, sql string) {
-	if harmless(sql) {
-		return
-	}
+func (sessionTracer) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchEndData) {
 	if s := socketOf(conn); s != nil {
+		s.end(ctx)
+	}
+	tracing.Finish(ctx, data.Err)
+}
+
+// ping is the statement by which pgx probes a connection that was idle for long:
+// part of leasing it.
+const ping = "-- ping"
+
+// begin and end take the time of a statement. A connection runs one at a time.
+func (s *socket) begin(sql string) { s.statement, s.begun = sql, time.Now() }
+
+func (s *socket) end(ctx context.Context) {
+	if s.statement != ping {
+		timing.Of(ctx).Queried(s.statement, time.Since(s.begun))
+	}
+}
+
+func (s *socket) mark(sql string) {
+	if !harmless(sql) {
 		s.dirty.Store(true)
 	}
 }

@@ -58,13 +58,15 @@ func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, e
 		}
 		p.report(err)
 	}
+	begun := time.Now()
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		report(err)
+		p.pool.connected(begun, err)
 		p.pool.server.returned(p.pool, nil)
 		return nil, err
 	}
-	return &socket{Conn: conn, pool: p.pool, look: looker(conn), report: report, instance: p.instance}, nil
+	return &socket{Conn: conn, pool: p.pool, look: looker(conn), report: report, instance: p.instance, dialed: begun}, nil
 }
 
 // socket is a connection that gives its permit back when it is closed: not
@@ -81,6 +83,12 @@ type socket struct {
 	dirty    atomic.Bool // the session is not as a new one is
 	outdated atomic.Bool // a migration has changed what its statements return
 	instance string      // see permit
+	dialed   time.Time   // when the dial began
+	proven   atomic.Bool // the database is the right one: from here on statements are a lease's
+
+	// Of whoever uses the connection now.
+	statement string    // the one that runs, and
+	begun     time.Time // since when
 
 	// Guarded by server.mu.
 	connected bool // past the marker check
@@ -105,6 +113,9 @@ func (s *socket) Close() error {
 	}
 	if !s.answered.Swap(true) {
 		s.report(errNoAnswer)
+	}
+	if !s.proven.Load() {
+		s.pool.connected(s.dialed, errNoAnswer)
 	}
 	go func() {
 		// A timer, not a read deadline: whoever still watches over the

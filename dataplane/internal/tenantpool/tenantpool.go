@@ -44,6 +44,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/tracing"
 )
 
 // Routes is what the pools ask of the directory.
@@ -196,7 +197,12 @@ func (o Options) withDefaults() Options {
 // with Retry-After when the server's budget is in use or it does not answer,
 // or the tenant is under maintenance.
 func (p *Pools) Lease(ctx context.Context, r *route.Route) (*Lease, error) {
-	return p.obtain(ctx, r, patience{bound: p.options.Wait})
+	begun := time.Now()
+	ctx, span := tracing.Start(ctx, "lease")
+	lease, err := p.obtain(ctx, r, patience{bound: p.options.Wait})
+	p.leased(ctx, r, begun, lease, err)
+	tracing.End(span, err)
+	return lease, err
 }
 
 // Background is Lease for work that nobody waits for. It must not cost those
@@ -297,6 +303,7 @@ func (p *Pools) reach(r *route.Route, background bool) (e, gone *pool, err error
 	if ok && e.route != r && !e.follow(r) {
 		p.pools.Remove(r.TenantID)
 		e.stale.Store(true)
+		p.meters.evicted(e, evictedRoute)
 		gone, ok = e, false
 	}
 	switch {
@@ -310,6 +317,7 @@ func (p *Pools) reach(r *route.Route, background bool) (e, gone *pool, err error
 		if p.pools.Len() > p.options.MaxPools {
 			gone = p.leastUseful(e)
 			p.pools.Remove(gone.made.TenantID)
+			p.meters.evicted(gone, evictedRoom)
 		}
 	}
 	e.refs.Add(1)
@@ -407,6 +415,7 @@ func (p *Pools) RouteChanged(e directory.Event) {
 	if ok {
 		p.pools.Remove(id)
 		live.stale.Store(true)
+		p.meters.evicted(live, evictedRoute)
 	}
 	p.mu.Unlock()
 	if ok {
