@@ -1,8 +1,10 @@
 package httpserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"math"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,10 @@ type Check struct {
 	// always ready: the check is there for its note.
 	Ready func(ctx context.Context) error
 	Note  string // what operators should know though it is no reason not to be ready
+	// Say is a note that changes; it goes before Note where it is not empty.
+	Say func() string
+	// Age is how old that is which the process goes by; negative: nobody knows.
+	Age func() time.Duration
 }
 
 // Internal is the handler of the internal listener: /healthz (the process
@@ -55,6 +61,28 @@ type checkResult struct {
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
 	Note   string `json:"note,omitempty"`
+
+	AgeSeconds *float64 `json:"age_seconds,omitempty"`
+}
+
+// result asks the check.
+func (c Check) result(ctx context.Context) checkResult {
+	result := checkResult{Name: c.Name, Ready: true, Note: c.Note}
+	if c.Ready != nil {
+		if err := c.Ready(ctx); err != nil {
+			result.Ready, result.Reason = false, err.Error()
+		}
+	}
+	if c.Say != nil {
+		result.Note = cmp.Or(c.Say(), c.Note)
+	}
+	if c.Age != nil {
+		if age := c.Age(); age >= 0 {
+			seconds := math.Round(age.Seconds()*10) / 10
+			result.AgeSeconds = &seconds
+		}
+	}
+	return result
 }
 
 func (in *Internal) readyz(w http.ResponseWriter, r *http.Request) {
@@ -66,13 +94,7 @@ func (in *Internal) readyz(w http.ResponseWriter, r *http.Request) {
 		results = append(results, checkResult{Name: "draining", Reason: "The process was told to stop and finishes its requests."})
 	}
 	for _, c := range in.checks {
-		result := checkResult{Name: c.Name, Ready: true, Note: c.Note}
-		if c.Ready != nil {
-			if err := c.Ready(ctx); err != nil {
-				result.Ready, result.Reason = false, err.Error()
-			}
-		}
-		results = append(results, result)
+		results = append(results, c.result(ctx))
 	}
 	for _, result := range results {
 		if !result.Ready {

@@ -79,21 +79,16 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	handler, err := newHandler(s, log, registry, routes, pools, key, users, tokens, auditing, drainer)
+	watch, err := newWatch(ctx, s, log, registry)
 	if err != nil {
 		return err
 	}
-	internal := httpserver.NewInternal(registry, httpserver.Check{Name: "routes", Ready: func(context.Context) error {
-		if !routes.Ready() {
-			return errors.New("the route table has not been read from the control database yet (OUVIRA_NODE_DATABASE_URL)")
-		}
-		return nil
-	}}, httpserver.Check{Name: "connections", Ready: func(context.Context) error {
-		if !leased.Ready() {
-			return errors.New("this node has no share of the servers' connection budgets yet (OUVIRA_NODE_DATABASE_URL)")
-		}
-		return nil
-	}}, httpserver.Check{Name: "turnstile", Note: s.TurnstileNote()})
+	handler, err := newHandler(s, log, registry, watch, routes, pools, key, users, tokens, auditing, drainer)
+	if err != nil {
+		return err
+	}
+	internal := httpserver.NewInternal(registry, routesCheck(routes), sharesCheck(leased), httpserver.Check{Name: "turnstile", Note: s.TurnstileNote()})
+	internal.Handle("GET /debug/tenants", busiestTenants(watch.load, s.TopTenants))
 	stopLeasing := leased.start(ctx, pools)
 	stopSealing := auditing.start(ctx)
 	err = runNode(ctx, routes, drainer, httpserver.Options{
@@ -104,7 +99,8 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	err = errors.Join(err, pools.Close(closing))
-	return errors.Join(err, stopLeasing(closing))
+	err = errors.Join(err, stopLeasing(closing))
+	return errors.Join(err, watch.tracing.Shutdown(closing))
 }
 
 // runNode runs the directory, the outbox and the listeners. After the last
@@ -135,7 +131,7 @@ func runNode(ctx context.Context, routes *directory.Directory, drainer *outbox.D
 	return errors.Join(err, <-pulled)
 }
 
-func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey,
+func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, watch watch, routes *directory.Directory, pools *tenantpool.Pools, key *seal.DataKey,
 	users *identity.Service, tokens *identity.AccessTokens, auditing *auditing, drainer *outbox.Drainer,
 ) (http.Handler, error) {
 	proxies, err := httpserver.ParseProxies(s.TrustedProxies)
@@ -153,6 +149,6 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, rou
 		},
 		Support: identity.NewControlCodes(auditing.control), Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
 		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Outbox: drainer, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
-		Turnstile: turnstile.New(s.Settings),
+		Turnstile: turnstile.New(s.Settings), Tracing: watch.tracing, Load: watch.load, Slow: s.SlowRequest,
 	})
 }

@@ -16,13 +16,18 @@ import (
 	"github.com/ouvira/ouvira/shared/mail"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/tracing"
 	"github.com/ouvira/ouvira/shared/turnstile"
 )
+
+// maxTopTenants bounds the series that the metrics may have of tenants.
+const maxTopTenants = 1000
 
 // settings of serve.
 type settings struct {
 	config.Common
 	turnstile.Settings
+	tracing.Config
 
 	BaseDomain      string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
 	PublicScheme    string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
@@ -40,6 +45,8 @@ type settings struct {
 
 	AuditSealEvery time.Duration `env:"OUVIRA_AUDIT_SEAL_EVERY" envDefault:"5m"`
 	Linger         time.Duration `env:"OUVIRA_LINGER" envDefault:"0s"`
+	SlowRequest    time.Duration `env:"OUVIRA_SLOW_REQUEST" envDefault:"1s"`
+	TopTenants     int           `env:"OUVIRA_TOP_TENANTS" envDefault:"20"`
 
 	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
 	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
@@ -81,6 +88,8 @@ func (s *settings) Validate() error {
 	refuse(s.ConnectionShare <= 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
 	refuse(s.AuditSealEvery < time.Second, "OUVIRA_AUDIT_SEAL_EVERY: must be a second (1s) or more")
 	refuse(s.Linger < 0 || s.Linger > time.Minute, "OUVIRA_LINGER: must be between nothing (0s) and a minute (1m)")
+	refuse(s.SlowRequest < 0, "OUVIRA_SLOW_REQUEST: must be a duration such as 1s, or 0")
+	refuse(s.TopTenants < 0 || s.TopTenants > maxTopTenants, "OUVIRA_TOP_TENANTS: must be a whole number from 0 to %d", maxTopTenants)
 	_, err = httpserver.ParseProxies(s.TrustedProxies)
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
 	_, err = mail.NewSMTP(s.mail())
@@ -96,6 +105,7 @@ func (s *settings) Validate() error {
 		refuse(!route.IsOrigin(s.CORSOrigins[i]), "CORS_ALLOWED_ORIGINS: entry %d is not an origin such as https://app.example.com", i+1)
 	}
 	errs = append(errs, s.WrongTurnstile(s.Env)...)
+	errs = append(errs, s.WrongTracing(s.Env)...)
 	if s.Env == config.Production {
 		errs = append(errs, s.insecure()...)
 	}

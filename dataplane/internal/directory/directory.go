@@ -77,6 +77,7 @@ type Directory struct {
 	version  atomic.Int64
 	pulled   atomic.Int64 // pulls begun
 	pulledAt atomic.Int64 // UnixNano of the last successful pull; 0 before the first
+	live     atomic.Bool  // this process has pulled; until then it goes by the snapshot
 
 	holds holds // requests of held tenants
 
@@ -136,6 +137,12 @@ func (d *Directory) meter() error {
 				return -1
 			}
 			return d.Age().Seconds()
+		}},
+		{"ouvira_routes_from_snapshot", "1 while the route table is the one from disk, because the control database has not answered since the start.", func() float64 {
+			if d.FromSnapshot() {
+				return 1
+			}
+			return 0
 		}},
 		{"ouvira_routes", "Tenants in the route table.", func() float64 { return float64(d.Len()) }},
 		{"ouvira_routes_version", "Version of the route clock up to which everything is known.", func() float64 { return float64(d.Version()) }},
@@ -226,6 +233,10 @@ func (d *Directory) Ready() bool { return d.pulledAt.Load() != 0 }
 func (d *Directory) Age() time.Duration {
 	return time.Duration(time.Now().UnixNano() - d.pulledAt.Load())
 }
+
+// FromSnapshot tells whether the table is the one that an earlier process left
+// on disk, because the control database has not answered since this one began.
+func (d *Directory) FromSnapshot() bool { return d.Ready() && !d.live.Load() }
 
 // Version is that of the route clock up to which everything is known.
 func (d *Directory) Version() int64 { return d.version.Load() }

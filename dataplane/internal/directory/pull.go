@@ -201,6 +201,7 @@ func (d *Directory) pull(ctx context.Context, pool *pgxpool.Pool) error {
 		d.options.Log.ErrorContext(ctx, "route served as under maintenance", "error", broken)
 	}
 	d.publish(changes, time.Now())
+	d.live.Store(true)
 	return nil
 }
 

@@ -26,10 +26,12 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi/apidoc"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/limit"
+	"github.com/ouvira/ouvira/dataplane/internal/load"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
+	"github.com/ouvira/ouvira/shared/tracing"
 	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
@@ -58,7 +60,7 @@ type Outbox interface {
 }
 
 // Options of New. All are required but Metrics, Proxies, Support, Audit,
-// Outbox, Turnstile, Cookies and CORSOrigins.
+// Outbox, Turnstile, Cookies, CORSOrigins, Tracing, Load and Slow.
 type Options struct {
 	Log      *slog.Logger
 	Metrics  *httpserver.Metrics
@@ -75,6 +77,10 @@ type Options struct {
 	Scheme   string                // of the tenants' addresses, for links to pages of lists
 
 	Turnstile *turnstile.Verifier // nil: anyone may sign up, programs too
+
+	Tracing *tracing.Tracing // nil: no traces
+	Load    *load.Tenants    // who asks for how much; nil: nobody wants to know
+	Slow    time.Duration    // requests that take longer get a line of their own; 0: none does
 
 	Cookies     bool     // sign in with cookies too
 	CORSOrigins []string // whose pages may read the answers of every tenant
@@ -163,6 +169,7 @@ func build(s *server) (http.Handler, huma.API) {
 	router.Use(
 		httpserver.RequestID,
 		httpserver.AccessLog(s.Log, s.Metrics),
+		httpserver.Trace(s.Tracing),
 		httpserver.Recover,
 		httpserver.ClientAddr(s.Proxies),
 		httpserver.SecurityHeaders,

@@ -12,6 +12,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/limit"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
+	"github.com/ouvira/ouvira/dataplane/internal/timing"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -73,12 +74,14 @@ const headerTenant = "X-Tenant"
 // held tenant wait a bounded time.
 func (s *server) findTenant(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		clock := timing.Start(r.Context())
+		ctx, cancel := context.WithTimeout(clock, requestTimeout)
 		defer cancel()
-		found, err := s.lookup(r)
-		if err == nil {
-			telemetry.Add(ctx, slog.String("tenant", found.Slug), slog.String("tenant_id", found.TenantID.String()))
-			found, err = s.Routes.Admit(ctx, found)
+		asked, found, err := s.find(ctx, r)
+		clock.Found()
+		if asked != nil {
+			note(ctx, clock, asked)
+			defer s.answered(w, r, clock, asked)
 		}
 		if err != nil {
 			problem.Write(w, r, err)
