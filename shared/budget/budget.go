@@ -164,12 +164,21 @@ func (l *Lease) Nodes() int {
 	return max(1, l.nodes)
 }
 
-// Ready tells whether there are limits to go by: of the control database, or of
-// the run before.
+// Ready tells whether there is something to go by, of the control database or of
+// the run before: a connection to some server, or the word that there is none to
+// connect to. Who has just come waits until the others have given something up.
 func (l *Lease) Ready() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ready
+	if !l.ready || len(l.limits) == 0 {
+		return l.ready
+	}
+	for _, limit := range l.limits {
+		if limit > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Instance names this instance. It changes only while no connection is open.

@@ -93,6 +93,28 @@ type running struct {
 // start runs "serve" and waits until it is ready.
 func start(t *testing.T, f *tenanttest.Fixture, nodeURL string, more ...string) running {
 	t.Helper()
+	n := launch(t, f, nodeURL, more...)
+	n.becomesReady(t)
+	return n
+}
+
+// becomesReady waits until the node says so.
+func (n running) becomesReady(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		status, body := get(t, http.MethodGet, n.internal+"/readyz", "", "")
+		if status == http.StatusOK {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not ready: %s", body)
+		}
+	}
+}
+
+// launch runs "serve" and waits until it listens.
+func launch(t *testing.T, f *tenanttest.Fixture, nodeURL string, more ...string) running {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	reader, writer := io.Pipe()
 	ended := make(chan error, 1)
@@ -113,16 +135,7 @@ func start(t *testing.T, f *tenanttest.Fixture, nodeURL string, more ...string) 
 	if listening.Public == "" {
 		t.Fatalf("the node does not listen: %v", <-ended)
 	}
-	n := running{"http://" + listening.Public, "http://" + listening.Internal, ended, stop}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		status, body := get(t, http.MethodGet, n.internal+"/readyz", "", "")
-		if status == http.StatusOK {
-			return n
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not ready: %s", body)
-		}
-	}
+	return running{"http://" + listening.Public, "http://" + listening.Internal, ended, stop}
 }
 
 func loginBody(tenant tenanttest.Tenant) string {

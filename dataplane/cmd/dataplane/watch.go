@@ -79,12 +79,18 @@ func routesCheck(routes *directory.Directory) httpserver.Check {
 	}
 }
 
-// sharesCheck tells how old the node's shares of the connection budgets are. It
-// keeps to old ones, so they are no reason not to be ready either.
+// sharesCheck tells whether the node has a share of the connection budgets, and
+// how old it is. It keeps to an old one, so age is no reason not to be ready.
 func sharesCheck(leased *shares) httpserver.Check {
 	known := func() bool { return leased.Age() < sharesUnknown }
 	return httpserver.Check{
 		Name: "connection shares",
+		Ready: func(context.Context) error {
+			if !leased.Ready() {
+				return errors.New("this node has no share of the servers' connection budgets yet: the others have to give some up first (OUVIRA_NODE_DATABASE_URL)")
+			}
+			return nil
+		},
 		Say: func() string {
 			switch age := leased.Age(); {
 			case !known():

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
+	"github.com/ouvira/ouvira/shared/testdb"
 	"github.com/ouvira/ouvira/shared/tracing/tracetest"
 )
 
@@ -202,4 +204,47 @@ func TestTheBusiestTenantsAreShown(t *testing.T) {
 	if !strings.Contains(metrics, `ouvira_top_tenant_requests{tenant="acme"} 2`) || strings.Contains(metrics, "globex") {
 		t.Error("the metrics show other tenants than the one that may be shown")
 	}
+}
+
+// A node that has come, while others hold all connections, is not ready before
+// they have given some up: it would answer every request with 503.
+func TestANodeWithoutAShareIsNotReady(t *testing.T) {
+	t.Parallel()
+	f := tenanttest.New(t)
+	nodeURL, superuserURL := controlDatabase(t, f)
+	other := testdb.Connect(t, superuserURL)
+	sequence := 0
+	hold := func(limit int) {
+		t.Helper()
+		sequence++
+		_, err := other.Exec(t.Context(), `SELECT node.lease_shares('aaaaaaaaaa', 'other', 'node', $1, 1, 1, NULL, NULL, 0,
+			jsonb_build_array(jsonb_build_object('server', $2::uuid, 'limit', $3::int, 'open', $3::int, 'wanted', $3::int)))`, sequence, f.Server.ID, limit)
+		must(t, err)
+	}
+	hold(0)
+	var granted int
+	must(t, other.QueryRow(t.Context(), "SELECT granted FROM control.shares").Scan(&granted))
+	hold(granted)
+	n := launch(t, f, nodeURL)
+	heard := func() (count int) {
+		must(t, other.QueryRow(t.Context(), "SELECT count(*) FROM control.instances").Scan(&count))
+		return count
+	}
+	for deadline := time.Now().Add(20 * time.Second); heard() < 2; {
+		if time.Now().After(deadline) {
+			t.Fatal("the node does not report")
+		}
+	}
+	if status, body := get(t, http.MethodGet, n.internal+"/readyz", "", ""); status != http.StatusServiceUnavailable {
+		t.Errorf("without a share: %d %s", status, body)
+	}
+	hold(1)
+	n.becomesReady(t)
+	for _, tenant := range []tenanttest.Tenant{f.A, f.B} {
+		if status, body := get(t, http.MethodPost, n.public+"/auth/login", tenant.Route.Slug+".localhost", loginBody(tenant)); status != http.StatusOK {
+			t.Errorf("login at %s: %d %s", tenant.Route.Slug, status, body)
+		}
+	}
+	n.stop()
+	must(t, <-n.ended)
 }
