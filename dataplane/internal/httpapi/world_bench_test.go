@@ -37,6 +37,9 @@ type world struct {
 	pools   atomic.Pointer[tenantpool.Pools] // those of the present benchmark
 	look    *pgxpool.Pool                    // of the superuser, at the tenants' server
 
+	requests map[string][]byte // those of tenants' owners, by slug
+	signedIn time.Time         // before the first of their tokens
+
 	rounds int
 	each   time.Duration
 }
