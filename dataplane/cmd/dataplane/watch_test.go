@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -142,12 +143,21 @@ func (n running) readiness(t *testing.T) (status int, routes, shares string, age
 func TestANodeThatServesFromDiskIsReadyAndSaysSo(t *testing.T) {
 	t.Parallel()
 	f := tenanttest.New(t)
-	nodeURL, _ := controlDatabase(t, f)
+	nodeURL, superuserURL := controlDatabase(t, f)
 	snapshot := "OUVIRA_SNAPSHOT_FILE=" + filepath.Join(t.TempDir(), "routes")
 	n := start(t, f, nodeURL, snapshot)
 	if status, routes, _, age := n.readiness(t); status != http.StatusOK || routes != "" || age < 0 {
 		t.Errorf("with the control database: %d %q, %g s", status, routes, age)
 	}
+	// The database goes before the node does: else the node gives its share back.
+	u, err := url.Parse(superuserURL)
+	must(t, err)
+	database := strings.TrimPrefix(u.Path, "/")
+	server := testdb.Connect(t, f.SuperuserDB)
+	_, err = server.Exec(t.Context(), "ALTER DATABASE "+database+" ALLOW_CONNECTIONS false")
+	must(t, err)
+	_, err = server.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database)
+	must(t, err)
 	n.stop()
 	must(t, <-n.ended)
 

@@ -390,6 +390,18 @@ func TestInvariant10TheFileBindsItsProcess(t *testing.T) {
 	}
 	second.end(t, true)
 	eventually(t, "the first has all again", func() bool { return first.limit() == 20 })
+	reports := func() (sequence int) {
+		if err := f.admin.QueryRow(t.Context(), "SELECT sequence FROM control.instances WHERE id = $1", first.lease.Instance()).Scan(&sequence); err != nil {
+			t.Fatal(err)
+		}
+		return sequence
+	}
+	reported := func() {
+		t.Helper()
+		was := reports()
+		eventually(t, "another report", func() bool { return reports() > was })
+	}
+	reported() // a limit is in the file before the next report is made
 
 	// The disk takes nothing any more: the file says 20 whatever comes.
 	if err := os.Rename(dir, dir+".away"); err != nil {
@@ -402,8 +414,7 @@ func TestInvariant10TheFileBindsItsProcess(t *testing.T) {
 	eventually(t, "the first keeps to less", func() bool { return first.limit() == 10 })
 	var granted int
 	for range 5 {
-		age := first.lease.Age()
-		eventually(t, "another report", func() bool { return first.lease.Age() < age })
+		reported()
 		if err := f.admin.QueryRow(t.Context(), "SELECT granted FROM control.shares WHERE instance_id = $1", first.lease.Instance()).Scan(&granted); err != nil || granted != 20 {
 			t.Fatalf("%d are reserved, the file says 20: %v", granted, err)
 		}
