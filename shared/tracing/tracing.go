@@ -123,7 +123,7 @@ func (t *Tracing) Server(ctx context.Context, header http.Header, name string) (
 		return ctx, silent
 	}
 	ctx = w3c.Extract(ctx, propagation.HeaderCarrier(header))
-	return t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer))
+	return t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer)) //nolint:spancheck // the caller ends it
 }
 
 // Root begins the span of work that no request waits for.
@@ -131,7 +131,7 @@ func (t *Tracing) Root(ctx context.Context, name string) (context.Context, trace
 	if t == nil {
 		return ctx, silent
 	}
-	return t.tracer.Start(ctx, name, trace.WithNewRoot())
+	return t.tracer.Start(ctx, name, trace.WithNewRoot()) //nolint:spancheck // the caller ends it
 }
 
 // Start begins a span below the one in ctx. Where none is recorded it does
@@ -148,7 +148,7 @@ func start(ctx context.Context, kind trace.SpanKind, name string, attributes ...
 	if !parent.IsRecording() {
 		return ctx, silent
 	}
-	return parent.TracerProvider().Tracer(instrumentation).Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
+	return parent.TracerProvider().Tracer(instrumentation).Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...)) //nolint:spancheck // the caller ends it
 }
 
 // Past adds a span that has ended already.

@@ -48,7 +48,7 @@ func (s *summary) add(id uuid.UUID, slug string, what Sum, weight int64, size in
 }
 
 // smallestFirst is a heap of counters.
-type smallestFirst []*counter
+type smallestFirst []*counter //nolint:recvcheck // heap.Interface: Push and Pop change the slice, the rest look at it
 
 func (h smallestFirst) Len() int           { return len(h) }
 func (h smallestFirst) Less(i, j int) bool { return h[i].weight < h[j].weight }
