@@ -84,7 +84,7 @@ func routesCheck(routes *directory.Directory) httpserver.Check {
 func sharesCheck(leased *shares) httpserver.Check {
 	known := func() bool { return leased.Age() < sharesUnknown }
 	return httpserver.Check{
-		Name: "connection shares",
+		Name: "connections",
 		Ready: func(context.Context) error {
 			if !leased.Ready() {
 				return errors.New("this node has no share of the servers' connection budgets yet: the others have to give some up first (OUVIRA_NODE_DATABASE_URL)")
@@ -93,8 +93,10 @@ func sharesCheck(leased *shares) httpserver.Check {
 		},
 		Say: func() string {
 			switch age := leased.Age(); {
+			case !leased.Ready():
+				return ""
 			case !known():
-				return "not renewed by the control database since this node began"
+				return "those of the process before, not renewed by the control database since this node began"
 			case age > sharesOld:
 				return "the control database does not answer: the node keeps to the shares that it has"
 			}

@@ -132,7 +132,7 @@ func (n running) readiness(t *testing.T) (status int, routes, shares string, age
 			if c.Age != nil {
 				age = *c.Age
 			}
-		case "connection shares":
+		case "connections":
 			shares = c.Note
 		}
 	}
