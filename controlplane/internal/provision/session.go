@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// ConnectionsPerRun: one in postgres, and one in the tenant's database or
+	// ConnectionsPerRun is how many an operation may have: one in postgres, and one in the tenant's database or
 	// the two that a migration takes.
 	ConnectionsPerRun = 3
 	// capacityPause is how long an operation without a place waits at least.

@@ -85,11 +85,12 @@ func TestInvariant01SeatsAreBoundByTheShare(t *testing.T) {
 		}
 		got <- err
 	}()
-	for deadline := time.Now().Add(10 * time.Second); demand() != (budget.Demand{Open: 5, Wanted: 7}); {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); demand() != (budget.Demand{Open: 5, Wanted: 7}); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v", demand())
 		}
-		time.Sleep(time.Millisecond)
 	}
 	b.set(7, 0)
 	s.Connections().LimitsChanged()

@@ -32,7 +32,9 @@ type fake struct {
 
 // tenant is a pool of a tenant of its own.
 func (f *fake) tenant(most int) *pool {
-	return &pool{owner: &Pools{}, server: f.server, made: &route.Route{TenantID: uuid.New(), MaxConnections: most}}
+	owner := &Pools{}
+	owner.meters, _ = newMeters(owner, nil) // not registered, so nothing can fail
+	return &pool{owner: owner, server: f.server, made: &route.Route{TenantID: uuid.New(), MaxConnections: most, Server: &route.Server{}}}
 }
 
 // hold gives the pool n permits.
