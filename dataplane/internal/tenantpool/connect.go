@@ -84,7 +84,9 @@ func (e *pool) config() (*pgx.ConnConfig, error) {
 // whoever asked for it, and serves the next one then; it ends when nothing can
 // reach the pool any more.
 func (e *pool) dial() {
+	begun := time.Now()
 	c, err := e.connect(e.life)
+	e.connected(begun, err)
 	e.server.dialled(e, c, err)
 }
 
@@ -144,8 +146,6 @@ func (e *pool) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 		return errExpelled
 	}
 	pg.SendUUIDs(conn.TypeMap())
-	s.proven.Store(true)
-	e.connected(s.dialed, nil)
 	e.server.connected(e, s)
 	return nil
 }

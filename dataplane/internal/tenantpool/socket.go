@@ -62,7 +62,6 @@ func (p *permit) dial(ctx context.Context, network, address string) (net.Conn, e
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		report(err)
-		p.pool.connected(begun, err)
 		p.pool.server.returned(p.pool, nil)
 		return nil, err
 	}
@@ -84,7 +83,6 @@ type socket struct {
 	outdated atomic.Bool // a migration has changed what its statements return
 	instance string      // see permit
 	dialed   time.Time   // when the dial began
-	proven   atomic.Bool // the database is the right one: from here on statements are a lease's
 
 	// Of whoever uses the connection now.
 	statement string    // the one that runs, and
@@ -113,9 +111,6 @@ func (s *socket) Close() error {
 	}
 	if !s.answered.Swap(true) {
 		s.report(errNoAnswer)
-	}
-	if !s.proven.Load() {
-		s.pool.connected(s.dialed, errNoAnswer)
 	}
 	go func() {
 		// A timer, not a read deadline: whoever still watches over the
