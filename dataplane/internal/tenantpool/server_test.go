@@ -32,9 +32,7 @@ type fake struct {
 
 // tenant is a pool of a tenant of its own.
 func (f *fake) tenant(most int) *pool {
-	owner := &Pools{}
-	owner.meters, _ = newMeters(owner, nil) // not registered, so nothing can fail
-	return &pool{owner: owner, server: f.server, made: &route.Route{TenantID: uuid.New(), MaxConnections: most, Server: &route.Server{}}}
+	return &pool{owner: &Pools{}, server: f.server, made: &route.Route{TenantID: uuid.New(), MaxConnections: most}}
 }
 
 // hold gives the pool n permits.
