@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -14,12 +15,34 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/tracing"
+	"github.com/ouvira/ouvira/shared/tracing/tracetest"
 )
 
 // BenchmarkAccountMeHandler: what a node itself adds to an authenticated
 // request: neither the network nor the database has a part in it. Its
 // allocations are the same on every machine.
-func BenchmarkAccountMeHandler(b *testing.B) {
+func BenchmarkAccountMeHandler(b *testing.B) { accountMe(b, func(*httpapi.Options) {}) }
+
+// BenchmarkAccountMeHandlerTraced: the same where each request is a trace, and
+// where traces are made of none.
+func BenchmarkAccountMeHandlerTraced(b *testing.B) {
+	for _, sampler := range []string{"always_off", "always_on"} {
+		b.Run(sampler, func(b *testing.B) {
+			collector := tracetest.New(b)
+			config := tracing.Config{TelemetryEndpoint: collector.URL, TracesSampler: sampler}
+			traces, err := tracing.Open(b.Context(), config, "bench", "1", "bench", slog.New(slog.DiscardHandler))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { _ = traces.Shutdown(context.Background()) })
+			accountMe(b, func(o *httpapi.Options) { o.Tracing = traces })
+		})
+	}
+}
+
+func accountMe(b *testing.B, change func(*httpapi.Options)) {
+	b.Helper()
 	f := tenanttest.New(b)
 	tokens, err := identity.NewAccessTokens("https", "localhost", "")
 	if err != nil {
@@ -34,6 +57,7 @@ func BenchmarkAccountMeHandler(b *testing.B) {
 		}
 		return node.pools.Lease(ctx, r)
 	}
+	change(&options)
 	handler, err := httpapi.New(options)
 	if err != nil {
 		b.Fatal(err)
