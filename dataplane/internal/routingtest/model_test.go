@@ -15,7 +15,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run this seed alone")
-	stepsFlag = flag.Int("steps", 300, "requests and operations of each seed, together")
+	stepsFlag = flag.Int("steps", 150, "requests and operations of each seed, together")
 )
 
 // askedPerStep is how many requests clients send for each thing that the
