@@ -46,7 +46,8 @@ func TestMetersAreBounded(t *testing.T) {
 		"ouvira_tenant_server_breaker server=test state=closed":               1,
 		"ouvira_tenant_server_breaker server=test state=open":                 0,
 		"ouvira_tenant_server_breaker server=test state=half-open":            0,
-		"ouvira_tenant_pools":                                                 2,
+
+		"ouvira_tenant_pools": 2,
 	} {
 		if key == "ouvira_tenant_connections_waiting server=test" {
 			if _, ok := got[key]; !ok {
