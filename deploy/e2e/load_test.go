@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -121,12 +122,13 @@ func work(t *testing.T, app stack.API, slug string, workers, retries int) *load 
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{app: app, prefix: slug, retries: retries, cancel: cancel}
+	run := rand.Text()[:8] // several tests may be at work in one tenant, one after the other
 	for worker := range workers {
 		l.work.Go(func() {
 			tick := time.NewTicker(pace)
 			defer tick.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
-				name := fmt.Sprintf("%s %d-%d", slug, worker, n)
+				name := fmt.Sprintf("%s %s-%d-%d", slug, run, worker, n)
 				if n%2 == 0 {
 					l.ask(ctx, http.StatusOK, http.MethodGet, "/account/me", nil, name)
 				} else if l.ask(ctx, http.StatusCreated, http.MethodPost, "/company", map[string]string{"name": name}, name) {
