@@ -28,6 +28,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/sealedfile"
 )
@@ -257,7 +258,7 @@ func (l *Lease) Run(ctx context.Context) {
 		case <-tick.C:
 		case <-l.poke:
 			poked = true
-			pause(ctx, gap-time.Since(begun))
+			pause.For(ctx, gap-time.Since(begun))
 		}
 	}
 }
@@ -296,7 +297,7 @@ func (l *Lease) renewed(ctx context.Context) bool {
 		if open == 0 {
 			break
 		}
-		if !pause(ctx, emptyPoll) {
+		if !pause.For(ctx, emptyPoll) {
 			return false
 		}
 	}
@@ -342,21 +343,6 @@ func (l *Lease) Close(ctx context.Context) error {
 		return fmt.Errorf("give the connection shares back: %w", err)
 	}
 	return nil
-}
-
-// pause waits, or tells that ctx has ended.
-func pause(ctx context.Context, wait time.Duration) bool {
-	if wait <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // union are the keys of both.

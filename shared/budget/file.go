@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/sealedfile"
 )
 
@@ -54,7 +55,7 @@ func (l *Lease) resume(ctx context.Context) {
 	}
 	if !k.Clean {
 		log.WarnContext(ctx, "the process before this one did not end in order; this one waits until its connections are gone", "wait", successorWaits.String())
-		if !pause(ctx, successorWaits) {
+		if !pause.For(ctx, successorWaits) {
 			return
 		}
 	}

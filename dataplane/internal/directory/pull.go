@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -113,7 +114,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		}
 		begun := time.Now()
 		_ = d.fly(ctx, pool) // it has told; the next one tries again
-		if !pause(ctx, pullGap-time.Since(begun)) {
+		if !pause.For(ctx, pullGap-time.Since(begun)) {
 			return nil
 		}
 	}
@@ -133,7 +134,7 @@ func (d *Directory) open(ctx context.Context) (*pgxpool.Pool, error) {
 			return nil, err
 		}
 		d.options.Log.WarnContext(ctx, "waiting for the control database", "error", err)
-		if !pause(ctx, d.options.PollEvery) {
+		if !pause.For(ctx, d.options.PollEvery) {
 			return nil, nil
 		}
 	}
@@ -244,20 +245,5 @@ func (d *Directory) publish(c route.Changes, at time.Time) {
 		for _, tell := range d.subscribers {
 			tell(e)
 		}
-	}
-}
-
-// pause waits, or tells that ctx has ended.
-func pause(ctx context.Context, wait time.Duration) bool {
-	if wait <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/sealedfile"
 )
@@ -129,7 +130,7 @@ func (d *Directory) keepSnapshot(ctx context.Context) {
 		}
 		begun := time.Now()
 		write()
-		pause(ctx, max(snapshotGap, snapshotRest*time.Since(begun)))
+		pause.For(ctx, max(snapshotGap, snapshotRest*time.Since(begun)))
 	}
 }
 

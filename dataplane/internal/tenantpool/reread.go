@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
@@ -18,8 +19,8 @@ var rereadAfter = [...]time.Duration{0, 100 * time.Millisecond, 300 * time.Milli
 func (p *Pools) reread(ctx context.Context, patience *patience, was *route.Route) (*route.Route, error) {
 	waiting, cancel := context.WithDeadline(ctx, patience.end())
 	defer cancel()
-	for _, pause := range rereadAfter {
-		if !sleep(waiting, pause) {
+	for _, wait := range rereadAfter {
+		if !pause.For(waiting, wait) {
 			break
 		}
 		if err := p.options.Routes.Refresh(waiting, 0); err != nil {
@@ -34,19 +35,4 @@ func (p *Pools) reread(ctx context.Context, patience *patience, was *route.Route
 		}
 	}
 	return nil, nil
-}
-
-// sleep waits, or tells that ctx has ended.
-func sleep(ctx context.Context, pause time.Duration) bool {
-	if pause == 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
