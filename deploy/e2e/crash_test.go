@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,11 @@ func TestRel03ACrashAfterEveryStep(t *testing.T) {
 }
 
 func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
-	s, armed := start(t, stack.Options{NoTenants: true})
+	// All are stopped at once, so each needs a place at the worker: one that has
+	// none would wait until a stopped one's time is up.
+	s, armed := start(t, stack.Options{NoTenants: true, Env: map[string]map[string]string{
+		stack.Worker: {"OUVIRA_WORKER_OPERATIONS": strconv.Itoa(len(failpoints))},
+	}})
 	for _, point := range failpoints {
 		must(t, os.WriteFile(fileOf(armed, point), nil, 0o600))
 	}

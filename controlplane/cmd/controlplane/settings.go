@@ -33,6 +33,7 @@ type settings struct {
 	DataPublicKeyFile  string   `env:"OUVIRA_DATA_PUBLIC_KEY_FILE"`
 	NodeID             string   `env:"OUVIRA_NODE_ID"`
 	ConnectionShare    float64  `env:"OUVIRA_CONNECTION_SHARE"`
+	WorkerOperations   int      `env:"OUVIRA_WORKER_OPERATIONS" envDefault:"4"`
 
 	BaseDomain    string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
 	PublicScheme  string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
@@ -65,6 +66,7 @@ func (s *settings) Validate() error {
 		refuse(err != nil || port == 0, "OUVIRA_PUBLIC_PORT: must be a port between 1 and 65535, or empty")
 	}
 	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
+	refuse(s.WorkerOperations < 1 || s.WorkerOperations > 100, "OUVIRA_WORKER_OPERATIONS: must be between 1 and 100")
 	for i, origin := range s.SignupOrigins {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
