@@ -13,6 +13,10 @@ import (
 // errReleased is a mistake of ours: a lease was used after its release.
 var errReleased = errors.New("the lease of a tenant's connection was used after its release")
 
+// maxTries is how often a statement is run whose plan turns out to be outdated: a
+// second migration may come between its being prepared anew and run.
+const maxTries = 3
+
 // Lease is one connection to one tenant's database, for one goroutine, until
 // Release. It runs statements (pg.Querier) and begins transactions
 // (pg.Beginner).
@@ -27,12 +31,8 @@ type Lease struct {
 func (l *Lease) Route() *route.Route { return l.route }
 
 // Exec runs a statement.
-func (l *Lease) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if err := l.ready(ctx); err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	tag, err := l.conn.raw.Exec(ctx, sql, args...)
-	if l.mayRepeat() {
+func (l *Lease) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	for tries := 0; tries == 0 || tries < maxTries && l.mayRepeat(); tries++ {
 		if err := l.ready(ctx); err != nil {
 			return pgconn.CommandTag{}, err
 		}
@@ -42,19 +42,15 @@ func (l *Lease) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comma
 }
 
 // Query runs a query.
-func (l *Lease) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if err := l.ready(ctx); err != nil {
-		return nil, err
-	}
-	rows, err := l.conn.raw.Query(ctx, sql, args...)
-	if err == nil && len(rows.FieldDescriptions()) == 0 {
-		rows.Next() // there are no columns, hence no rows: this reads the end, or why it failed
-	}
-	if l.mayRepeat() {
+func (l *Lease) Query(ctx context.Context, sql string, args ...any) (rows pgx.Rows, err error) {
+	for tries := 0; tries == 0 || tries < maxTries && l.mayRepeat(); tries++ {
 		if err := l.ready(ctx); err != nil {
 			return nil, err
 		}
 		rows, err = l.conn.raw.Query(ctx, sql, args...)
+		if err == nil && len(rows.FieldDescriptions()) == 0 {
+			rows.Next() // there are no columns, hence no rows: this reads the end, or why it failed
+		}
 	}
 	return rows, err
 }

@@ -40,6 +40,7 @@ type pool struct {
 	full     bool         // the role's own limit has refused the last dial
 	paused   bool         // … a moment ago
 	wants    [2]int       // see queue.wants
+	without  bool         // … and queue.without
 	standing standing
 }
 

@@ -15,6 +15,11 @@ const (
 	// costs: taking turns then costs at most half of the throughput, and the one
 	// who waits is served that much later.
 	turnFor = 10 * time.Millisecond
+	// warmFor is how long an idle connection stays with its tenant although another
+	// one that has as many could use it: both have what they need to go on, and to
+	// close a connection that is used again at once costs more than to wait for
+	// one's own.
+	warmFor = time.Second
 	// coldAfter is how long a connection must have been idle for background work
 	// to have it closed.
 	coldAfter = 5 * time.Second
@@ -30,13 +35,17 @@ const (
 //     waits for itself. Among those who have equally many they take turns: one
 //     permit, then to the end of the round, however long its own line is.
 //   - A tenant at its cap waits for its own connections only.
+//   - An idle connection is closed for a tenant that has none, or fewer by two,
+//     or when it has not been used for a while: see makeRoom.
 //   - Background work gets a permit when no request wants one.
 //   - Both the line of a tenant and all of them together are bounded.
 type queue struct {
 	perTenant, perServer int
 
-	waiting int    // in all lines
-	wants   [2]int // permits that the lines could use now: requests', background's
+	waiting int       // in all lines
+	wants   [2]int    // permits that the lines could use now: requests', background's
+	without int       // pools whose requests want one and whose tenants have none
+	lookAt  time.Time // when a timer settles; zero: none does
 	round   round
 	turns   uint64
 }
@@ -239,17 +248,81 @@ func (s *server) settle() {
 	for s.open < s.limit && len(s.round) > 0 && s.mayDial() {
 		s.grant(s.round[0])
 	}
-	for s.idle.coldest != nil && s.short(s.wants[requests]) {
-		s.cold++
-		s.end(s.idle.remove(s.idle.coldest))
+	if s.idle.coldest != nil && s.short(s.wants[requests]+s.wants[background]) {
+		s.makeRoom(time.Now())
 	}
-	if s.wants[background] == 0 || s.idle.coldest == nil {
+}
+
+// makeRoom closes idle connections, the coldest first, for those who wait for a
+// permit. For a tenant that has no connection any may go. For one that has some,
+// a connection goes that was not used for a while, or one whose tenant still has
+// more afterwards; these go one by one, so that the permit is seen to reach the
+// poorest before the next one is looked for.
+func (s *server) makeRoom(now time.Time) {
+	s.makeCold(s.without, now)
+	s.makeCold(s.wants[requests], now.Add(-warmFor))
+	if s.wants[requests] > 0 && s.short(s.wants[requests]) && s.idle.coldest != nil {
+		if c := s.spare(); c != nil && s.closing == 0 {
+			s.closeIdle(c)
+		}
+		s.settleWhenCold(warmFor, now)
+	}
+	if s.wants[background] > 0 {
+		s.makeCold(s.wants[requests]+s.wants[background], now.Add(-coldAfter))
+		s.settleWhenCold(coldAfter, now)
+	}
+}
+
+// makeCold closes what was not used since then, until there is room for so many.
+func (s *server) makeCold(wanted int, since time.Time) {
+	for c := s.idle.coldest; c != nil && s.short(wanted) && !c.idleSince.After(since); c = s.idle.coldest {
+		s.closeIdle(c)
+	}
+}
+
+// closeIdle closes an idle connection to make room.
+func (s *server) closeIdle(c *conn) {
+	s.cold++
+	s.end(s.idle.remove(c))
+}
+
+// spare is the coldest idle connection of a tenant that can spare it for the
+// poorest who waits, or nil.
+func (s *server) spare() *conn {
+	for c := s.idle.coldest; c != nil; c = c.warmer {
+		if s.canSpare(c.pool, s.round[0]) {
+			return c
+		}
+	}
+	return nil
+}
+
+// canSpare tells whether the pool's tenant would not have fewer than the one who
+// waits, if it gave one up to it, or the latter has none at all.
+func (s *server) canSpare(e, waits *pool) bool {
+	has := s.holds(waits)
+	return has == 0 || has+1 < s.keeps(e)
+}
+
+// settleWhenCold settles when the coldest connection will have been idle for so
+// long, if nothing happens before.
+func (s *server) settleWhenCold(idle time.Duration, now time.Time) {
+	if s.idle.coldest == nil {
 		return
 	}
-	for cold := time.Now().Add(-coldAfter); s.idle.coldest != nil && s.idle.coldest.idleSince.Before(cold) && s.short(s.wants[requests]+s.wants[background]); {
-		s.cold++
-		s.end(s.idle.remove(s.idle.coldest))
+	at := s.idle.coldest.idleSince.Add(idle)
+	if !s.lookAt.IsZero() && !at.Before(s.lookAt) {
+		return
 	}
+	s.lookAt = at
+	time.AfterFunc(at.Sub(now), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.lookAt.Equal(at) {
+			s.lookAt = time.Time{}
+		}
+		s.settle()
+	})
 }
 
 // short tells whether there is no room for so many more, also when all that is
@@ -257,15 +330,14 @@ func (s *server) settle() {
 func (s *server) short(more int) bool { return s.open-s.closing+more > s.limit }
 
 // yields tells whether a free connection must be closed although its own pool
-// could use it: somebody waits for room whose tenant has fewer. Without this, a
+// could use it: somebody waits for room who has none, or fewer by two. Without this, a
 // tenant that keeps its connections busy would keep them for ever. next is who
 // waits in its own pool.
 func (s *server) yields(c *conn, next *waiter, now time.Time) bool {
 	if !s.short(s.wants[requests]) || s.wants[requests] == 0 {
 		return false
 	}
-	poorest := s.round[0]
-	if s.holds(poorest) >= s.holds(c.pool) {
+	if !s.canSpare(c.pool, s.round[0]) {
 		return false
 	}
 	return next == nil || next.line == background || now.Sub(c.made) >= turnFor
@@ -294,6 +366,14 @@ func (s *server) update(e *pool) {
 	}
 	all := min(room, max(0, e.inLine()-e.dialing))
 	ofRequests := min(room, max(0, e.lines[requests].Len()-e.dialing))
+	without := ofRequests > 0 && s.holds(e) == 0
+	switch {
+	case without && !e.without:
+		s.without++
+	case !without && e.without:
+		s.without--
+	}
+	e.without = without
 	s.wants[requests] += ofRequests - e.wants[requests]
 	s.wants[background] += all - ofRequests - e.wants[background]
 	e.wants = [2]int{ofRequests, all - ofRequests}

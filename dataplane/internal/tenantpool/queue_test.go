@@ -146,9 +146,9 @@ func TestInvariant07WhoComesBackStandsAtTheEnd(t *testing.T) {
 
 func TestInvariant07ARicherTenantYieldsAReleasedConnection(t *testing.T) {
 	t.Parallel()
-	f := fakeServer(3)
+	f := fakeServer(4)
 	rich, poor := f.tenant(9), f.tenant(9)
-	waiters := append(f.wait(t, rich, 2), f.wait(t, poor, 1)...)
+	waiters := append(f.wait(t, rich, 3), f.wait(t, poor, 1)...)
 	var held []*conn
 	for _, w := range waiters {
 		f.connect(t, w.pool)
@@ -157,11 +157,11 @@ func TestInvariant07ARicherTenantYieldsAReleasedConnection(t *testing.T) {
 	now := time.Now()
 	old, young := now.Add(turnFor), now
 	own := f.wait(t, rich, 1)[0]
-	if f.yields(held[0], own, old) || f.yields(held[2], nil, old) {
+	if f.yields(held[0], own, old) || f.yields(held[3], nil, old) {
 		t.Error("yields to a tenant that has more, or to itself")
 	}
 	f.wait(t, poor, 1)
-	if f.yields(held[2], own, old) {
+	if f.yields(held[3], own, old) {
 		t.Error("the poor one yields")
 	}
 	held[0].made = now
@@ -172,7 +172,7 @@ func TestInvariant07ARicherTenantYieldsAReleasedConnection(t *testing.T) {
 		t.Error("the rich one does not yield")
 	}
 	f.limit = 1
-	f.give(held[2], true)
+	f.give(held[3], true)
 	if len(f.ending) != 1 {
 		t.Error("nobody yields to a limit that has been lowered")
 	}
@@ -212,8 +212,7 @@ func TestInvariant07BackgroundWorkComesLast(t *testing.T) {
 			t.Fatal("background work has a connection closed that was used a moment ago")
 		}
 		// What is cold makes room.
-		time.Sleep(coldAfter + time.Second) //nolint:forbidigo // the clock is the bubble's
-		f.settle()
+		f.pass(coldAfter + time.Second)
 		if len(f.ending) != 1 {
 			t.Fatal("a cold connection stays")
 		}
@@ -248,14 +247,14 @@ func TestInvariant07BackgroundWorkWarmsNothing(t *testing.T) {
 			conns = append(conns, w.has(t))
 		}
 		for _, c := range conns {
-			time.Sleep(time.Second) //nolint:forbidigo // the clock is the bubble's
+			f.pass(time.Second)
 			f.give(c, true)
 		}
 		got, _, _ := f.takeOrWait(a, true)
 		if got != conns[0] {
 			t.Error("background work takes the connection that the next request would have had")
 		}
-		time.Sleep(time.Second) //nolint:forbidigo // the clock is the bubble's
+		f.pass(time.Second)
 		f.give(got, true)
 		var order []*conn
 		for c := f.idle.coldest; c != nil; c = c.warmer {
@@ -285,11 +284,11 @@ func TestInvariant01TheColdestConnectionsGoFirst(t *testing.T) {
 		for _, c := range conns {
 			f.give(c, true)
 		}
-		time.Sleep(time.Minute) //nolint:forbidigo // the clock is the bubble's
+		f.pass(time.Minute)
 		w := f.wait(t, single, 1)[0]
 		f.connect(t, single)
 		f.give(w.has(t), true)
-		time.Sleep(time.Minute) //nolint:forbidigo // the clock is the bubble's
+		f.pass(time.Minute)
 		last, _, _ := f.takeOrWait(many, false)
 		f.give(last, true)
 		f.wait(t, hot, 9)
@@ -309,18 +308,20 @@ func TestInvariant01TheColdestConnectionsGoFirst(t *testing.T) {
 func TestInvariant07RandomHistories(t *testing.T) {
 	t.Parallel()
 	for range 40 {
-		seed := rand.Uint64()
-		h := &history{fake: fakeServer(0), t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), entered: map[*pool]int{}, asked: map[*waiter]bool{}}
-		h.works.dial = h.granted
-		h.limit, h.perTenant, h.perServer = 1+h.rng.IntN(6), 50, 200
-		for range 1 + h.rng.IntN(8) {
-			h.pools = append(h.pools, h.tenant(1+h.rng.IntN(4)))
-		}
-		for range 1000 {
-			h.step()
-			h.check()
-		}
-		h.finish()
+		synctest.Test(t, func(t *testing.T) {
+			seed := rand.Uint64()
+			h := &history{fake: fakeServer(0), t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), entered: map[*pool]int{}, asked: map[*waiter]bool{}}
+			h.works.dial = h.granted
+			h.limit, h.perTenant, h.perServer = 1+h.rng.IntN(6), 50, 200
+			for range 1 + h.rng.IntN(8) {
+				h.pools = append(h.pools, h.tenant(1+h.rng.IntN(4)))
+			}
+			for range 1000 {
+				h.step()
+				h.check()
+			}
+			h.finish()
+		})
 	}
 }
 
@@ -367,7 +368,7 @@ func (h *history) since(e *pool) int {
 
 func (h *history) step() {
 	e := h.pools[h.rng.IntN(len(h.pools))]
-	switch h.rng.IntN(8) {
+	switch h.rng.IntN(9) {
 	case 0, 1, 2:
 		c, w, _ := h.takeOrWait(e, false)
 		if c != nil {
@@ -404,6 +405,8 @@ func (h *history) step() {
 		h.limit = max(1, h.limit+h.rng.IntN(3)-1)
 		h.settle()
 		h.mu.Unlock()
+	case 8:
+		h.pass(time.Duration(h.rng.Int64N(int64(warmFor))))
 	}
 	h.collect()
 }
@@ -465,8 +468,12 @@ func (h *history) check() {
 		h.fatal("waiters are lost")
 	case h.wants[requests] > 0 && h.open < h.limit:
 		h.fatal("somebody waits for a permit that can be had")
-	case h.wants[requests] > 0 && idle > 0 && h.short(h.wants[requests]):
-		h.fatal("somebody waits, and an idle connection does not make room")
+	case idle > 0 && h.short(h.without):
+		h.fatal("a tenant without a connection waits, and an idle one does not make room")
+	case idle > 0 && h.short(h.wants[requests]) && time.Since(h.idle.coldest.idleSince) >= warmFor:
+		h.fatal("somebody waits, and a cold connection does not make room")
+	case h.wants[requests] > 0 && h.closing == 0 && h.spare() != nil && h.short(h.wants[requests]):
+		h.fatal("a tenant waits, and one that has two more and does not use them makes no room")
 	}
 }
 
@@ -494,4 +501,43 @@ func (h *history) finish() {
 	if len(h.round) != 0 || h.wants != [2]int{} {
 		h.fatal("somebody wants a permit when nobody waits")
 	}
+}
+
+// A tenant that goes on with what it has does not take the only connection of
+// one that uses it all the time.
+func TestInvariant07AWarmConnectionStaysWithItsTenant(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := fakeServer(3)
+		noisy, quiet := f.tenant(9), f.tenant(9)
+		own := f.wait(t, quiet, 1)[0]
+		f.connect(t, quiet)
+		only := own.has(t)
+		busy := f.wait(t, noisy, 2)
+		f.connect(t, noisy)
+		f.connect(t, noisy)
+		more := f.wait(t, noisy, 1)[0]
+		for range 20 {
+			f.give(only, true)
+			f.pass(warmFor / 2)
+			if got, _, err := f.takeOrWait(quiet, false); err != nil || got != only {
+				t.Fatal("the quiet tenant's connection was taken from it")
+			}
+		}
+		// When it is not used any more, it goes without anything else happening.
+		f.give(only, true)
+		f.pass(warmFor + time.Millisecond)
+		if len(f.ending) != 1 || f.ending[0] != only {
+			t.Fatal("a cold connection stays, and the noisy tenant waits")
+		}
+		f.shut()
+		f.connect(t, noisy)
+		held := []*conn{busy[0].has(t), busy[1].has(t), more.has(t)}
+		// A tenant that has none takes one from who has more, at once.
+		f.give(held[0], true)
+		f.wait(t, quiet, 1)
+		if len(f.ending) != 1 || f.ending[0] != held[0] {
+			t.Error("an idle connection does not make room for a tenant that has none")
+		}
+	})
 }

@@ -99,6 +99,15 @@ func (s *server) holds(e *pool) int {
 	return 0
 }
 
+// keeps is how many permits the pool's tenant has, less those that it is giving
+// back.
+func (s *server) keeps(e *pool) int {
+	if u := s.tenants[e.made.TenantID]; u != nil {
+		return u.open - u.closing
+	}
+	return 0
+}
+
 // grant gives the pool a permit, and has it used.
 func (s *server) grant(e *pool) {
 	u := s.usageOf(e)

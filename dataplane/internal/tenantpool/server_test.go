@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,6 +29,14 @@ type fake struct {
 
 	dials  []*pool
 	ending []*conn
+}
+
+// pass lets time pass in a bubble, with what it brings.
+func (f *fake) pass(d time.Duration) {
+	f.mu.Lock()   // what the test has read of the server was read before
+	f.mu.Unlock() //nolint:staticcheck // for this order alone
+	time.Sleep(d) //nolint:forbidigo // the clock is the bubble's
+	synctest.Wait()
 }
 
 // tenant is a pool of a tenant of its own.
