@@ -168,13 +168,13 @@ var table = append([]measurement{
 		name: "noisy-neighbour",
 		what: "p99 of a quiet tenant (100 requests a second) while another sends 50 times as many, timed from when each was due", reference: "the quiet tenant alone",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkNoisyNeighbour/busy", unit: millis, target: 2, atMost: true,
-		bound: "When the server's share is in use, the quiet tenant's idle connection is closed for the busy one's next request, so the quiet one connects anew, on cores that all of them share.",
+		bound: "All share the cores, and the clients have their part of them.",
 	},
 	{
 		name: "noisy-neighbour-slow",
 		what: "the same while the other tenant asks for more connections than the whole budget, with queries that take 20 ms", reference: "the quiet tenant alone",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkNoisyNeighbour/slow", unit: millis, target: 2, atMost: true,
-		bound: "When the server's share is in use, the quiet tenant's idle connection is closed for the busy one's next request, so the quiet one connects anew, on cores that all of them share.",
+		bound: "All share the cores, and the clients have their part of them.",
 	},
 	{
 		name: "memory-connection",
