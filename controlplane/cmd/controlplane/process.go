@@ -29,6 +29,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -151,7 +152,7 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 		holder: id,
 	}
 	lease, err := budget.New(budget.Options{
-		DB: db, Member: id, Kind: budget.Worker, Share: share, Least: provision.ConnectionsPerRun, Log: log, Registerer: h.registry,
+		DB: db, Member: id, Kind: budget.Worker, Share: share, Least: tenantdb.ConnectionsPerRun, Log: log, Registerer: h.registry,
 	})
 	if err != nil {
 		h.close(ctx)

@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,9 +30,13 @@ import (
 // Schema of the control database that holds River's tables.
 const Schema = "river"
 
-// queueOperations is apart from the default queue, so that a burst of sign-ups
-// does not keep mail waiting.
-const queueOperations = "operations"
+// The queues of operations are apart from the default one, so that a burst of
+// sign-ups does not keep mail waiting, and from each other, so that backups do not
+// keep sign-ups waiting.
+const (
+	queueOperations = "operations"
+	queueLong       = "operations_long"
+)
 
 // WakeOperation asks a worker to look at an operation.
 type WakeOperation struct {
@@ -68,8 +73,19 @@ func NewInsertOnly(pool *pgxpool.Pool, log *slog.Logger) (*Queue, error) {
 // Wake implements operation.Waker.
 func (q *Queue) Wake(ctx context.Context, tx pgx.Tx, ids ...uuid.UUID) error {
 	jobs := make([]river.InsertManyParams, len(ids))
+	rows, err := tx.Query(ctx, "SELECT id FROM control.operations WHERE id = ANY ($1) AND long", ids)
+	if err != nil {
+		return fmt.Errorf("look up the operations to wake: %w", err)
+	}
+	long, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return fmt.Errorf("look up the operations to wake: %w", err)
+	}
 	for i, id := range ids {
 		jobs[i] = river.InsertManyParams{Args: WakeOperation{OperationID: id}}
+		if slices.Contains(long, id) {
+			jobs[i].InsertOpts = &river.InsertOpts{Queue: queueLong, MaxAttempts: 3}
+		}
 	}
 	if _, err := q.Client.InsertManyFastTx(ctx, tx, jobs); err != nil {
 		return fmt.Errorf("insert a wake-up: %w", err)
@@ -78,7 +94,7 @@ func (q *Queue) Wake(ctx context.Context, tx pgx.Tx, ids ...uuid.UUID) error {
 }
 
 const (
-	// A run longer than this gives its lease back and is woken again.
+	// Of jobs that are no operations: those bound their own steps.
 	jobTimeout = 60 * time.Second
 	// The least time between two looks for jobs. River's 100 ms is for queues of
 	// thousands of short jobs; here it would leave workers idle between
@@ -101,6 +117,8 @@ type Config struct {
 	Kinds []Register
 	// Operations is how many run at once; default 4.
 	Operations int
+	// Long is how many of those that take long run besides; default 2.
+	Long int
 	// Others is how many other jobs run at once; default 8.
 	Others int
 }
@@ -122,6 +140,9 @@ func NewWorker(pool *pgxpool.Pool, c Config) (*Worker, error) {
 	if c.Operations <= 0 {
 		c.Operations = 4
 	}
+	if c.Long <= 0 {
+		c.Long = 2
+	}
 	if c.Others <= 0 {
 		c.Others = 8
 	}
@@ -130,6 +151,7 @@ func NewWorker(pool *pgxpool.Pool, c Config) (*Worker, error) {
 		Logger: quiet(c.Log),
 		Queues: map[string]river.QueueConfig{
 			queueOperations:    {MaxWorkers: c.Operations},
+			queueLong:          {MaxWorkers: c.Long},
 			river.QueueDefault: {MaxWorkers: c.Others},
 		},
 		Workers:              workers,
@@ -174,6 +196,10 @@ type wakeWorker struct {
 
 	runner *operation.Runner
 }
+
+// Timeout implements river.Worker: there is none. An operation bounds each of its
+// steps, and a run that hangs loses its lease.
+func (w *wakeWorker) Timeout(*river.Job[WakeOperation]) time.Duration { return -1 }
 
 // Work implements river.Worker.
 func (w *wakeWorker) Work(ctx context.Context, job *river.Job[WakeOperation]) error {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,8 @@ type script struct {
 	step   func(ctx context.Context, run *Run, name string) error
 	undo   func(ctx context.Context) error
 	failed func(ctx context.Context, tx pgx.Tx, why Problem) error
+
+	timeout time.Duration // of each step; 0: the usual
 }
 
 type scripted struct {
@@ -55,6 +58,9 @@ func (s *scripted) Failed(ctx context.Context, tx pgx.Tx, why Problem) error {
 }
 
 func (s *scripted) Close() {}
+
+// Timeout implements Patient.
+func (s *script) Timeout(string) time.Duration { return s.timeout }
 
 type wakings struct {
 	sync.Mutex

@@ -67,6 +67,8 @@ type Spec struct {
 	Params    any       // becomes JSON; no secrets
 	Steps     []string  // in their order
 	CreatedBy string    // who asked, for people: "operator:<id>", "signup:<id>", …
+	Exclusive bool      // works on the tenant's database as a whole: one at a time for each tenant
+	Long      bool      // may take minutes or hours: waits behind its like, not before sign-ups
 }
 
 // Waker makes some worker look at an operation, once the transaction commits.
@@ -88,7 +90,8 @@ func NewStore(db *pgxpool.Pool, waker Waker) *Store { return &Store{db: db, wake
 const wakeGrace = 20 * time.Second
 
 // Enqueue writes an operation and its wake-up in the caller's transaction and
-// returns its id.
+// returns its id. Errors: fault.Conflict, which names the operation that is in
+// the way of an exclusive one.
 func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -105,12 +108,16 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 	if spec.TenantID != uuid.Nil {
 		tenant = &spec.TenantID
 	}
-	_, err = tx.Exec(ctx, `
-		INSERT INTO control.operations (id, kind, tenant_id, params, created_by, wake_at)
-		VALUES ($1, $2, $3, $4, $5, now() + $6::interval)`,
-		id, spec.Kind, tenant, params, spec.CreatedBy, wakeGrace)
+	tag, err := tx.Exec(ctx, `
+		INSERT INTO control.operations (id, kind, tenant_id, params, created_by, wake_at, exclusive, long)
+		VALUES ($1, $2, $3, $4, $5, now() + $6::interval, $7, $8)
+		ON CONFLICT (tenant_id) WHERE exclusive AND status IN ('queued', 'running') DO NOTHING`,
+		id, spec.Kind, tenant, params, spec.CreatedBy, wakeGrace, spec.Exclusive, spec.Long)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("write the operation: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return uuid.Nil, inTheWay(ctx, tx, spec.TenantID)
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO control.operation_steps (operation_id, position, name)
@@ -123,6 +130,28 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 		return uuid.Nil, fmt.Errorf("wake the operation: %w", err)
 	}
 	return id, nil
+}
+
+// inTheWay says which exclusive operation the tenant has, and whose it is.
+func inTheWay(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
+	var id uuid.UUID
+	var kind, by string
+	var since time.Time
+	err := tx.QueryRow(ctx, `
+		SELECT o.id, o.kind, COALESCE(p.email, o.created_by), o.created_at
+		FROM control.operations o LEFT JOIN control.operators p ON o.created_by = 'operator:' || p.id
+		WHERE o.tenant_id = $1 AND o.exclusive AND o.status IN ('queued', 'running')`, tenant).Scan(&id, &kind, &by, &since)
+	busy := func(detail string) *fault.Error {
+		return fault.Conflict("Another operation is at work on this tenant" + detail + ".").Code("operation_in_progress")
+	}
+	switch {
+	case errors.Is(err, pgx.ErrNoRows): // it has just ended
+		return busy(" or was a moment ago: try again")
+	case err != nil:
+		return fmt.Errorf("look up what is in the way: %w", err)
+	}
+	return busy(fmt.Sprintf(": %s, started by %s at %s. Wait for it (ouvira operation show %s --wait), then try again",
+		kind, by, since.UTC().Format(time.RFC3339), id))
 }
 
 // selectOperations reads an operation and its steps at one moment.

@@ -1,6 +1,7 @@
 package operation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,17 @@ type Attempt interface {
 	// Close gives back what the attempt holds.
 	Close()
 }
+
+// Patient is implemented by a Handler with steps that may take longer than
+// StepTimeout.
+type Patient interface {
+	// Timeout of a step, or of "undo"; 0: StepTimeout.
+	Timeout(step string) time.Duration
+}
+
+// StepTimeout bounds a step, unless its handler is Patient. One that takes longer
+// is tried again.
+const StepTimeout = time.Minute
 
 // Runner claims operations and runs them. It may be used by several
 // goroutines.
@@ -159,6 +171,9 @@ func (r *Runner) work(ctx context.Context, run *Run, log *slog.Logger) error {
 		return r.undo(ctx, run, attempt, run.last, log)
 	}
 	err := r.steps(ctx, run, attempt)
+	if _, foreseen := errors.AsType[*Failure](err); !foreseen && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = Later("step_timeout", "A step took too long.", "It is tried again.").Because(err)
+	}
 	if err == nil {
 		log.InfoContext(ctx, "operation succeeded", "seconds", time.Since(run.CreatedAt).Seconds())
 		return nil
@@ -184,10 +199,7 @@ func (r *Runner) steps(ctx context.Context, run *Run, attempt Attempt) error {
 		if err := run.advance(ctx, finished, name); err != nil {
 			return err
 		}
-		stepping, span := tracing.Start(ctx, "step "+name)
-		err := attempt.Step(stepping, name)
-		tracing.End(span, err)
-		if err != nil {
+		if err := r.step(ctx, run, attempt, name); err != nil {
 			return fmt.Errorf("step %s: %w", name, err)
 		}
 		finished = name
@@ -195,8 +207,29 @@ func (r *Runner) steps(ctx context.Context, run *Run, attempt Attempt) error {
 	return run.advance(ctx, finished, "")
 }
 
+func (r *Runner) step(ctx context.Context, run *Run, attempt Attempt, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout(run.Kind, name))
+	defer cancel()
+	ctx, span := tracing.Start(ctx, "step "+name)
+	err := attempt.Step(ctx, name)
+	tracing.End(span, err)
+	if err == nil {
+		err = ctx.Err() // what a step does after its time is not to be relied on
+	}
+	return err
+}
+
+func (r *Runner) timeout(kind, step string) time.Duration {
+	if patient, ok := r.handlers[kind].(Patient); ok {
+		return cmp.Or(patient.Timeout(step), StepTimeout)
+	}
+	return StepTimeout
+}
+
 func (r *Runner) undo(ctx context.Context, run *Run, attempt Attempt, why record, log *slog.Logger) error {
-	undoing, span := tracing.Start(ctx, "undo")
+	undoing, cancel := context.WithTimeout(ctx, r.timeout(run.Kind, "undo"))
+	defer cancel()
+	undoing, span := tracing.Start(undoing, "undo")
 	err := attempt.Undo(undoing)
 	tracing.End(span, err)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/event"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/failpoint"
 )
 
@@ -27,9 +28,7 @@ type attempt struct {
 
 	params Params
 	tenant *tenant
-	access *server.Access
-	admin  *session // in database postgres, as the provisioner
-	inside *session // in the tenant's database, as the owner
+	work   *tenantdb.Work // nil before the tenant has a place
 }
 
 // tenant is what the steps need of the control database's row.
@@ -45,10 +44,13 @@ func (a *attempt) Step(ctx context.Context, name string) error {
 	if err := a.load(ctx); err != nil {
 		return err
 	}
+	if a.work == nil && name != StepPlace {
+		return errors.New("the tenant has no place yet")
+	}
 	step, known := map[string]func(context.Context) error{
 		StepPlace:    a.place,
 		StepRole:     a.role,
-		StepDatabase: a.database,
+		StepDatabase: a.create,
 		StepLockdown: a.lockdown,
 		StepMigrate:  a.migrate,
 		StepSeed:     a.seed,
@@ -82,13 +84,21 @@ func (a *attempt) load(ctx context.Context) error {
 		return fmt.Errorf("read the tenant: %w", err)
 	}
 	a.tenant = &t
+	a.placed(t.server)
 	return nil
 }
 
-func (a *attempt) name() string { return DatabaseName(a.run.TenantID, a.tenant.incarnation) }
+// placed is called when the tenant's server is known.
+func (a *attempt) placed(server *uuid.UUID) {
+	a.tenant.server = server
+	if server != nil && a.work == nil {
+		a.work = tenantdb.On(a.s.servers, *server, a.run)
+	}
+}
 
-// quoted is the name of database and role as an SQL identifier.
-func (a *attempt) quoted() string { return pgx.Identifier{a.name()}.Sanitize() }
+func (a *attempt) database() tenantdb.Database {
+	return tenantdb.Database{Tenant: a.run.TenantID, Incarnation: a.tenant.incarnation}
+}
 
 // place commits where the tenant goes and under which names, before anything
 // exists there.
@@ -104,7 +114,7 @@ func (a *attempt) place(ctx context.Context) error {
 			return notProvisioning(status)
 		}
 		if chosen != nil {
-			a.tenant.server = chosen
+			a.placed(chosen)
 			return nil
 		}
 		id, err := a.s.servers.Place(ctx, tx, a.params.Server)
@@ -118,11 +128,11 @@ func (a *attempt) place(ctx context.Context) error {
 			return err
 		}
 		_, err = tx.Exec(ctx, "UPDATE control.tenants SET server_id = $2, database_name = $3, updated_at = now() WHERE id = $1",
-			a.run.TenantID, id, a.name())
+			a.run.TenantID, id, a.database().Name())
 		if err != nil {
 			return fmt.Errorf("write the tenant's place: %w", err)
 		}
-		a.tenant.server = &id
+		a.placed(&id)
 		return nil
 	})
 }
@@ -226,24 +236,7 @@ func (a *attempt) Undo(ctx context.Context) error {
 	if a.tenant.server == nil || a.tenant.status != "provisioning" {
 		return nil
 	}
-	admin, err := a.connectAdmin(ctx)
-	if err != nil {
-		return err
-	}
-	found, err := admin.lookup(ctx, a.name())
-	if err != nil {
-		return err
-	}
-	switch {
-	case found == nil:
-	case found.isOf(a.comment()) || found.unnamed() || found.droppedHalf():
-		if err := admin.exec(ctx, "DROP DATABASE IF EXISTS "+a.quoted()+" WITH (FORCE)"); err != nil {
-			return err
-		}
-	default:
-		return nil // somebody else's; then so is the role
-	}
-	return admin.exec(ctx, "DROP ROLE IF EXISTS "+a.quoted())
+	return a.work.Drop(ctx, a.database())
 }
 
 // Failed implements operation.Attempt.
@@ -268,26 +261,7 @@ func (a *attempt) Failed(ctx context.Context, tx pgx.Tx, why operation.Problem) 
 
 // Close implements operation.Attempt.
 func (a *attempt) Close() {
-	a.closeInside()
-	if a.admin != nil {
-		a.admin.close()
-		a.admin = nil
+	if a.work != nil {
+		a.work.Close()
 	}
-	if a.access != nil {
-		a.access.Close()
-		a.access = nil
-	}
-}
-
-func (a *attempt) closeInside() {
-	if a.inside != nil {
-		a.inside.close()
-		a.inside = nil
-	}
-}
-
-// comment marks the database as this tenant's incarnation. Every tenant of the
-// server can read it.
-func (a *attempt) comment() string {
-	return fmt.Sprintf("%s/%d", a.run.TenantID, a.tenant.incarnation)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -122,7 +123,7 @@ func TestFailureCleansUpAndRetries(t *testing.T) {
 		if status := one[string](t, w.Pool, "SELECT status FROM control.signups WHERE id = $1 AND password_hash IS NOT NULL", signup); status != "failed" {
 			t.Errorf("the sign-up is %s", status)
 		}
-		name := provision.DatabaseName(tenant, 1)
+		name := tenantdb.Name(tenant, 1)
 		if n := one[int](t, admin, "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + (SELECT count(*) FROM pg_roles WHERE rolname = $1)", name); n != 0 {
 			t.Errorf("%d objects left", n)
 		}
@@ -200,7 +201,7 @@ func TestDyingWhileUndoing(t *testing.T) {
 		t.Errorf("%s %+v", o.Status, o.Error)
 	}
 	admin := testdb.Connect(t, pgServer.URL())
-	name := provision.DatabaseName(tenant, 1)
+	name := tenantdb.Name(tenant, 1)
 	if n := one[int](t, admin, "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + (SELECT count(*) FROM pg_roles WHERE rolname = $1)", name); n != 0 {
 		t.Errorf("%d objects left", n)
 	}

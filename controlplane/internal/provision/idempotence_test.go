@@ -13,6 +13,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
@@ -85,7 +86,7 @@ func (w *world) checkTenant(t *testing.T, server pg.Querier, tenant uuid.UUID) {
 		t.Fatalf("the tenant is %s: %s", m.Status, m.Reason)
 	}
 	for _, incarnation := range []int{1, 2, 3} {
-		name, want := provision.DatabaseName(tenant, incarnation), 0
+		name, want := tenantdb.Name(tenant, incarnation), 0
 		if incarnation == m.Incarnation {
 			want = 1
 		}
@@ -337,7 +338,7 @@ func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
 		for name, c := range cases {
 			i++
 			tenant, op := w.tenant(t, fmt.Sprintf("left-%d", i), provision.Params{})
-			database := provision.DatabaseName(tenant, 1)
+			database := tenantdb.Name(tenant, 1)
 			c.leave(database)
 			o := w.run(t, op)
 			if c.fails == "" {

@@ -19,7 +19,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"time"
@@ -51,6 +50,9 @@ const (
 func Steps() []string {
 	return []string{StepPlace, StepRole, StepDatabase, StepLockdown, StepMigrate, StepSeed, StepActivate}
 }
+
+// capacityPause is how long an operation without a place waits at least.
+const capacityPause = time.Second
 
 // failpointRoleStored is inside the step "role": the secret is stored, the role
 // does not have it yet.
@@ -123,15 +125,8 @@ func NewService(db *pgxpool.Pool, operations *operation.Store, servers *server.S
 // must name the tenant.
 func (s *Service) Start(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, p Params, createdBy string) (uuid.UUID, error) {
 	return s.operations.Enqueue(ctx, tx, operation.Spec{
-		Kind: Kind, TenantID: tenant, Params: p, Steps: Steps(), CreatedBy: createdBy,
+		Kind: Kind, TenantID: tenant, Params: p, Steps: Steps(), CreatedBy: createdBy, Exclusive: true,
 	})
-}
-
-// DatabaseName is the name of a tenant's database and of its login role: it
-// says nothing to other tenants, who can see it.
-func DatabaseName(tenant uuid.UUID, incarnation int) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "tenant-database/%s/%d", tenant, incarnation))
-	return "ov_" + hex.EncodeToString(sum[:10])
 }
 
 // OwnerTokenLifetime is how long the owner's set-password link works.

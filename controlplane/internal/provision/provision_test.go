@@ -7,6 +7,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -37,7 +38,7 @@ func TestSignupBecomesATenant(t *testing.T) {
 		if m.Status != "active" || m.SchemaVersion != int64(latest) {
 			t.Errorf("tenant: %+v", m)
 		}
-		if *m.Database != provision.DatabaseName(tenant, 1) {
+		if *m.Database != tenantdb.Name(tenant, 1) {
 			t.Errorf("database %s", *m.Database)
 		}
 		if status := one[string](t, w.Pool, "SELECT status FROM control.signups WHERE id = $1 AND password_hash IS NULL", signup); status != "active" {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/seal"
@@ -173,7 +174,7 @@ func TestSec46CreatedClosedLockedDownThenOpened(t *testing.T) {
 		neighbour, op := w.tenant(t, "neighbour", provision.Params{})
 		w.mustRun(t, op)
 		tenant, op := w.tenant(t, "acme", provision.Params{})
-		name := provision.DatabaseName(tenant, 1)
+		name := tenantdb.Name(tenant, 1)
 		intruder, err := pgx.ParseConfig(w.login(t, neighbour, name))
 		if err != nil {
 			t.Fatal(err)

@@ -42,25 +42,25 @@ func (a *attempt) seed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	inside, err := a.connectInside(ctx)
-	if err != nil {
+	if err := a.work.Stamp(ctx, a.database()); err != nil {
 		return err
 	}
-	if err := a.mark(ctx, inside); err != nil {
+	inside, err := a.work.Inside(ctx, a.database())
+	if err != nil {
 		return err
 	}
 	var seeded struct {
 		SigningKeys json.RawMessage `json:"signing_keys"`
 	}
 	var version int64
-	err = inside.scan(ctx, []any{&seeded, &version}, `
+	err = inside.Scan(ctx, []any{&seeded, &version}, `
 		SELECT ouvira.seed_tenant($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11), (SELECT version FROM ouvira.schema_migrations)`,
 		in.id, in.owner.FullName, in.owner.Email, in.emailVerified, in.passwordHash, in.tokenHash, in.tokenExpiresAt,
 		in.company, kid, public, sealed)
 	if err != nil {
 		return err
 	}
-	if err := inside.exec(ctx, "GRANT CONNECT ON DATABASE "+a.quoted()+" TO "+a.quoted()); err != nil {
+	if err := a.work.Admit(ctx, a.database()); err != nil {
 		return err
 	}
 	err = a.run.InTx(ctx, func(tx pgx.Tx) error {
@@ -71,26 +71,6 @@ func (a *attempt) seed(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("store the tenant's public keys: %w", err)
-	}
-	return nil
-}
-
-// mark says which tenant and incarnation the database is; nodes read it on
-// every new connection.
-func (a *attempt) mark(ctx context.Context, inside *session) error {
-	err := inside.exec(ctx, "INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2) ON CONFLICT (singleton) DO NOTHING",
-		a.run.TenantID, a.tenant.incarnation)
-	if err != nil {
-		return err
-	}
-	var id uuid.UUID
-	var incarnation int
-	if err := inside.scan(ctx, []any{&id, &incarnation}, "SELECT tenant_id, incarnation FROM ouvira.marker"); err != nil {
-		return err
-	}
-	if id != a.run.TenantID || incarnation != a.tenant.incarnation {
-		return operation.Fail("marker_foreign", "The database on server "+inside.server+" carries another tenant's marker.",
-			"Let the reconciler report that server, then retry.")
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
@@ -113,7 +114,7 @@ func TestASoundFleetHasNoFindings(t *testing.T) {
 func TestEachDifferenceIsFound(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, testdb.System)
-	a, b := provision.DatabaseName(f.a, 1), provision.DatabaseName(f.b, 1)
+	a, b := tenantdb.Name(f.a, 1), tenantdb.Name(f.b, 1)
 	control := func(sql string, id uuid.UUID) {
 		t.Helper()
 		if _, err := f.control.Pool.Exec(t.Context(), sql, id); err != nil {

@@ -1,0 +1,188 @@
+package tenantdb
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/pause"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// found is a database that exists under a name.
+type found struct {
+	limit   int
+	open    bool
+	owner   string
+	comment string
+}
+
+// droppedHalf: a DROP was interrupted, and only DROP works on it.
+func (f *found) droppedHalf() bool { return f.limit == -2 }
+
+// isOf tells whether the database is marked as the tenant's.
+func (f *found) isOf(d Database) bool {
+	return f.owner == migrations.OwnerRole && f.comment == d.Mark()
+}
+
+// unnamed: made, and the run died before it could mark it. It was never opened.
+func (f *found) unnamed() bool {
+	return f.owner == migrations.OwnerRole && f.comment == "" && !f.open
+}
+
+// lookup returns nil when there is no such database.
+func (s *Session) lookup(ctx context.Context, name string) (*found, error) {
+	var f found
+	err := s.Scan(ctx, []any{&f.limit, &f.open, &f.owner, &f.comment}, `
+		SELECT d.datconnlimit, d.datallowconn, pg_get_userbyid(d.datdba), COALESCE(shobj_description(d.oid, 'pg_database'), '')
+		FROM pg_database d WHERE d.datname = $1`, name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return &f, err
+}
+
+// Create makes the database from a template, closed, and marks it. template is
+// one of Template, or the base database.
+func (w *Work) Create(ctx context.Context, d Database, template string) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	// Looked at again after each change: what is there decides, not what the
+	// last statement said.
+	for range 4 {
+		f, err := admin.lookup(ctx, d.Name())
+		if err != nil {
+			return err
+		}
+		switch {
+		case f == nil:
+			err = admin.create(ctx, d, template)
+		case f.droppedHalf():
+			err = admin.Exec(ctx, "DROP DATABASE IF EXISTS "+d.Quoted())
+		case f.isOf(d):
+			return nil
+		case f.unnamed():
+			err = admin.Exec(ctx, "COMMENT ON DATABASE "+d.Quoted()+" IS '"+d.Mark()+"'")
+		default:
+			err = operation.Fail("database_foreign", "A database of the tenant's name exists on server "+admin.server+" and is not the tenant's.",
+				"Remove or rename it there, then retry.")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.New("the database does not come to rest")
+}
+
+// creatingTimeout bounds the wait for another backend that creates the same
+// database: a killed client's backend notices within half a second.
+const creatingTimeout = 10 * time.Second
+
+// create makes the database, once nobody else is at it. A loser of a race finds
+// the winner's database when it looks again.
+func (s *Session) create(ctx context.Context, d Database, template string) error {
+	waiting, cancel := context.WithTimeout(ctx, creatingTimeout)
+	defer cancel()
+	statement := "CREATE DATABASE " + d.Quoted()
+	for {
+		var busy bool
+		err := s.Scan(ctx, []any{&busy}, `
+			SELECT EXISTS (SELECT FROM pg_stat_activity
+			               WHERE starts_with(query, $1) AND state = 'active' AND pid <> pg_backend_pid())`, statement+" ")
+		if err != nil {
+			return err
+		}
+		if !busy {
+			break
+		}
+		if !pause.For(waiting, pollEvery) {
+			return operation.Later("being_created", "Another connection is still creating the database on server "+s.server+".", "It is tried again.")
+		}
+	}
+	_, err := s.conn.Exec(ctx, statement+" OWNER "+migrations.OwnerRole+" TEMPLATE "+template+" STRATEGY wal_log ALLOW_CONNECTIONS false")
+	switch code := pg.Code(err); {
+	case err == nil, code == pg.CodeDuplicateDatabase, code == pg.CodeUniqueViolation:
+		return nil
+	case code == pg.CodeInvalidCatalog:
+		return operation.Later("template_gone", "The template vanished from server "+s.server+".", "It is built again.").Because(err)
+	default:
+		return s.Explain(err)
+	}
+}
+
+// Lockdown takes everything from everybody else and opens the database, in one
+// commit: nobody can connect to it in a state between. The tenant's role still
+// may not.
+func (w *Work) Lockdown(ctx context.Context, d Database) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	return admin.ExecAll(
+		ctx,
+		"REVOKE ALL ON DATABASE "+d.Quoted()+" FROM PUBLIC",
+		"ALTER DATABASE "+d.Quoted()+" SET client_connection_check_interval = '1s'",
+		"ALTER DATABASE "+d.Quoted()+" ALLOW_CONNECTIONS true",
+	)
+}
+
+// Stamp writes into the database which tenant and incarnation it is; nodes read it
+// on every new connection.
+func (w *Work) Stamp(ctx context.Context, d Database) error {
+	inside, err := w.Inside(ctx, d)
+	if err != nil {
+		return err
+	}
+	err = inside.Exec(ctx, "INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2) ON CONFLICT (singleton) DO NOTHING",
+		d.Tenant, d.Incarnation)
+	if err != nil {
+		return err
+	}
+	var found Database
+	if err := inside.Scan(ctx, []any{&found.Tenant, &found.Incarnation}, "SELECT tenant_id, incarnation FROM ouvira.marker"); err != nil {
+		return err
+	}
+	if found != d {
+		return operation.Fail("marker_foreign", "The database on server "+inside.server+" carries another tenant's marker.",
+			"Let the reconciler report that server, then retry.")
+	}
+	return nil
+}
+
+// Admit lets the tenant's role into its database, which comes last of all.
+func (w *Work) Admit(ctx context.Context, d Database) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	return admin.Exec(ctx, "GRANT CONNECT ON DATABASE "+d.Quoted()+" TO "+d.Quoted())
+}
+
+// Drop removes the database, with who is connected to it, and the role. What is
+// not marked as the tenant's stays; then so does the role.
+func (w *Work) Drop(ctx context.Context, d Database) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := admin.lookup(ctx, d.Name())
+	if err != nil {
+		return err
+	}
+	switch {
+	case f == nil:
+	case f.isOf(d) || f.unnamed() || f.droppedHalf():
+		if err := admin.Exec(ctx, "DROP DATABASE IF EXISTS "+d.Quoted()+" WITH (FORCE)"); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	return admin.Exec(ctx, "DROP ROLE IF EXISTS "+d.Quoted())
+}

@@ -1,0 +1,169 @@
+package tenantdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/pause"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// tempFileLimit keeps one tenant's queries from filling the disk; the tenant
+// cannot change it.
+const tempFileLimit = "256MB"
+
+// Role makes the tenant's login role, or gives an existing one a new password and
+// limit. verifier is a SCRAM verifier; the password behind it is stored already.
+func (w *Work) Role(ctx context.Context, d Database, verifier string, limit int) error {
+	// Postgres would take anything else for a plain password.
+	if !pg.IsSCRAMVerifier(verifier) {
+		return errors.New("the SCRAM verifier has not the shape Postgres knows")
+	}
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	verb := "CREATE"
+	exists, err := admin.hasRole(ctx, d.Name())
+	if err != nil {
+		return err
+	}
+	if exists {
+		verb = "ALTER"
+	}
+	join, err := admin.joinApp(ctx, d)
+	if err != nil {
+		return err
+	}
+	// One message, which the server commits as a whole without waiting for us:
+	// an open transaction with a GRANT would block every other grant and fence of
+	// the server.
+	return admin.ExecAll(
+		ctx,
+		fmt.Sprintf("%s ROLE %s LOGIN CONNECTION LIMIT %d PASSWORD '%s'", verb, d.Quoted(), limit, verifier),
+		join,
+		"ALTER ROLE "+d.Quoted()+" SET temp_file_limit = '"+tempFileLimit+"'",
+	)
+}
+
+func (s *Session) hasRole(ctx context.Context, name string) (exists bool, err error) {
+	err = s.Scan(ctx, []any{&exists}, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", name)
+	return exists, err
+}
+
+// joinApp is the statement that makes the role a member of ouvira_app.
+func (s *Session) joinApp(ctx context.Context, d Database) (string, error) {
+	var modern bool
+	err := s.Scan(ctx, []any{&modern}, "SELECT current_setting('server_version_num')::int >= 160000")
+	if err != nil {
+		return "", err
+	}
+	statement := "GRANT " + migrations.AppRole + " TO " + d.Quoted()
+	if modern {
+		statement += " WITH INHERIT TRUE, SET FALSE"
+	}
+	return statement, nil
+}
+
+// Fence shuts the tenant's role out: when it returns, no session of the role is
+// left, none can do anything that is just connecting, and none can connect. It is
+// put on the role and not on the database, which we need ourselves. A role that
+// does not exist is fenced.
+func (w *Work) Fence(ctx context.Context, d Database) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	exists, err := admin.hasRole(ctx, d.Name())
+	if err != nil || !exists {
+		return err
+	}
+	// First the rights, in a commit of its own: a session in the middle of
+	// connecting can do nothing any more.
+	for _, statement := range []string{
+		"REVOKE " + migrations.AppRole + " FROM " + d.Quoted(),
+		"ALTER ROLE " + d.Quoted() + " NOLOGIN CONNECTION LIMIT 0",
+	} {
+		if err := admin.pressing(ctx, d, statement); err != nil {
+			return err
+		}
+	}
+	waiting, cancel := context.WithTimeout(ctx, evictTimeout)
+	defer cancel()
+	for empty := 0; empty < 2; {
+		left, err := admin.terminate(ctx, d)
+		if err != nil {
+			return err
+		}
+		if left == 0 {
+			empty++
+		} else {
+			empty = 0
+		}
+		if empty < 2 && !pause.For(waiting, pollEvery/5) {
+			return operation.Later("sessions_remain", "Sessions of the tenant do not end on server "+admin.server+".", "It is tried again.")
+		}
+	}
+	var member bool
+	err = admin.Scan(ctx, []any{&member}, "SELECT pg_has_role($1::name, '"+migrations.AppRole+"', 'usage')", d.Name())
+	if err == nil && member {
+		return operation.Fail("fence_open", "The tenant's role on server "+admin.server+" keeps its rights: somebody else has granted them too.",
+			"Revoke "+migrations.AppRole+" from "+d.Name()+" there as who granted it, then try again.")
+	}
+	return err
+}
+
+// pressing runs a statement that the tenant's own sessions may be in the way of.
+func (s *Session) pressing(ctx context.Context, d Database, statement string) error {
+	const tries = 10
+	if err := s.Exec(ctx, "SET lock_timeout = '500ms'"); err != nil {
+		return err
+	}
+	for range tries - 1 {
+		_, err := s.conn.Exec(ctx, statement)
+		switch pg.Code(err) {
+		case "55P03", "XX000": // locked; changed by somebody else at the same time
+			if _, err := s.terminate(ctx, d); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return s.Explain(err)
+		}
+		return nil
+	}
+	return s.Exec(ctx, statement)
+}
+
+// terminate ends the role's sessions, those that are only connecting included,
+// and tells how many there were.
+func (s *Session) terminate(ctx context.Context, d Database) (left int, err error) {
+	err = s.Scan(ctx, []any{&left}, `
+		SELECT count(pg_terminate_backend(pid)) FROM (
+			SELECT pid FROM pg_stat_activity WHERE usename = $1 AND backend_type = 'client backend'
+			UNION
+			SELECT l.pid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+			WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND a.usename IS NULL
+			  AND l.objid = (SELECT oid FROM pg_database WHERE datname = $1) AND l.pid <> pg_backend_pid()) s`, d.Name())
+	return left, err
+}
+
+// Unfence lets the role in again, with so many connections.
+func (w *Work) Unfence(ctx context.Context, d Database, limit int) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	join, err := admin.joinApp(ctx, d)
+	if err != nil {
+		return err
+	}
+	if err := admin.Exec(ctx, join); err != nil {
+		return err
+	}
+	return admin.Exec(ctx, fmt.Sprintf("ALTER ROLE %s LOGIN CONNECTION LIMIT %d", d.Quoted(), limit))
+}

@@ -1,0 +1,213 @@
+// Package tenantdb is what operations do to the database and the role of a tenant
+// on a Postgres server: make, lock down, mark, fence, migrate, drop. What is made
+// of these, in which order and when, is the business of the rooms that the engine
+// runs (provision, backup, move, …).
+//
+// Invariants:
+//   - names derive from the tenant and its incarnation, so that they are known
+//     before anything exists under them;
+//   - before a run acts on a server, the connections of earlier runs of the same
+//     operation there are ended and the epoch is checked again;
+//   - all methods are idempotent: each looks at what is there first;
+//   - nothing is dropped, opened or closed that is not marked as the tenant's.
+//
+// Source of the SQL: the least-privilege recipe in docs/security.md.
+package tenantdb
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// Database is one incarnation of a tenant: a database, and a login role of the
+// same name.
+type Database struct {
+	Tenant      uuid.UUID
+	Incarnation int
+}
+
+// Name of the database and of its role.
+func (d Database) Name() string { return Name(d.Tenant, d.Incarnation) }
+
+// Name is that of a tenant's database and of its login role. It says nothing to
+// other tenants, who can see it.
+func Name(tenant uuid.UUID, incarnation int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "tenant-database/%s/%d", tenant, incarnation))
+	return "ov_" + hex.EncodeToString(sum[:10])
+}
+
+// Quoted is the name as an SQL identifier.
+func (d Database) Quoted() string { return pgx.Identifier{d.Name()}.Sanitize() }
+
+// Mark is the comment on the database. Every tenant of the server can read it.
+func (d Database) Mark() string { return fmt.Sprintf("%s/%d", d.Tenant, d.Incarnation) }
+
+// ConnectionsPerRun is how many a Work may have open at once: one in postgres,
+// and one in a tenant's database or the two that a migration takes.
+const ConnectionsPerRun = 3
+
+// Work is what a run has open on one server. It is used by one goroutine.
+type Work struct {
+	run     *operation.Run
+	servers *server.Service
+	id      uuid.UUID
+
+	access *server.Access
+	admin  *Session // in database postgres, as the provisioner
+	inside *Session // in a tenant's database, as the owner
+	where  Database // … which
+}
+
+// On prepares work on a server; nothing is contacted yet. run is nil for what is
+// not part of an operation. Close it.
+func On(servers *server.Service, id uuid.UUID, run *operation.Run) *Work {
+	return &Work{run: run, servers: servers, id: id}
+}
+
+// applicationName marks the connections, so that a later run can end them.
+func (w *Work) applicationName() string {
+	if w.run == nil {
+		return "ouvira/control"
+	}
+	return w.run.ApplicationName()
+}
+
+// Check returns operation.ErrFenced when another run has taken over.
+func (w *Work) Check(ctx context.Context) error {
+	if w.run == nil {
+		return nil
+	}
+	return w.run.Check(ctx)
+}
+
+// Admin opens the connection in database postgres, once. Its first act is the
+// fence of the operation: sessions of earlier runs are ended; only then is the
+// epoch checked again, so a run that was overtaken while it slept finds out before
+// it acts, and one that acts was not overtaken.
+func (w *Work) Admin(ctx context.Context) (*Session, error) {
+	if w.admin != nil {
+		return w.admin, nil
+	}
+	if err := w.Open(ctx); err != nil {
+		return nil, err
+	}
+	admin, err := w.connect(ctx, server.Target{})
+	if err != nil {
+		return nil, err
+	}
+	if w.run != nil {
+		err = errors.Join(admin.evict(ctx, w.run), w.Check(ctx))
+	}
+	if err == nil {
+		err = admin.Exec(ctx, "SET lock_timeout = '2s'")
+	}
+	if err != nil {
+		admin.close()
+		return nil, err
+	}
+	w.admin = admin
+	return admin, nil
+}
+
+// Open takes the places for the connections out of this process's share, once.
+func (w *Work) Open(ctx context.Context) error {
+	if w.access != nil {
+		return nil
+	}
+	access, err := w.servers.Open(ctx, w.id, ConnectionsPerRun)
+	w.access = access
+	return err
+}
+
+// Inside opens the connection in a tenant's database, as its owner, once.
+func (w *Work) Inside(ctx context.Context, d Database) (*Session, error) {
+	if w.inside != nil && w.where == d {
+		return w.inside, nil
+	}
+	w.CloseInside()
+	if _, err := w.Admin(ctx); err != nil {
+		return nil, err
+	}
+	inside, err := w.connect(ctx, server.Target{Database: d.Name(), Role: migrations.OwnerRole})
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Check(ctx); err != nil {
+		inside.close()
+		return nil, err
+	}
+	w.inside, w.where = inside, d
+	return inside, nil
+}
+
+func (w *Work) connect(ctx context.Context, t server.Target) (*Session, error) {
+	t.ApplicationName = w.applicationName()
+	s := &Session{server: w.access.Server.Name}
+	conn, err := w.access.Connect(ctx, t)
+	if err != nil {
+		return nil, s.Explain(err)
+	}
+	s.conn = conn
+	return s, nil
+}
+
+// WithURL calls fn with a postgres:// URL into the database, for programs that
+// connect themselves. role is the session's; "" stays the provisioner. The URL
+// holds the password: use it, do not keep or log it.
+func (w *Work) WithURL(ctx context.Context, database, role string, fn func(address string) error) error {
+	if _, err := w.Admin(ctx); err != nil { // earlier runs are ended
+		return err
+	}
+	return w.access.WithURL(server.Target{Database: database, Role: role, ApplicationName: w.applicationName()}, fn)
+}
+
+// Migrate brings a database to this release's schema version, as its owner. It
+// takes two connections.
+func (w *Work) Migrate(ctx context.Context, database string) error {
+	w.CloseInside()
+	err := w.WithURL(ctx, database, migrations.OwnerRole, func(dsn string) error {
+		_, err := migrations.Up(ctx, dsn, migrations.Tenant)
+		return err
+	})
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// golang-migrate hides what Postgres said of a failing file in a text of its
+	// own; what it shows is a connection or a lock.
+	if pg.IsConnect(err) || pg.Code(err) != "" {
+		return (&Session{server: w.access.Server.Name}).Explain(err)
+	}
+	return fmt.Errorf("migrate %s on server %s: %w", database, w.access.Server.Name, err)
+}
+
+// CloseInside closes the connection that Inside has opened.
+func (w *Work) CloseInside() {
+	if w.inside != nil {
+		w.inside.close()
+		w.inside = nil
+	}
+}
+
+// Close closes all connections.
+func (w *Work) Close() {
+	w.CloseInside()
+	if w.admin != nil {
+		w.admin.close()
+		w.admin = nil
+	}
+	if w.access != nil {
+		w.access.Close()
+		w.access = nil
+	}
+}
