@@ -139,7 +139,7 @@ var table = append([]measurement{
 	},
 	{
 		name: "peer-50",
-		what: "`GET /account/me` at 50 tenants, 8 clients, budget 60", reference: "a Django service with the same answer that keeps its connections (CONN_MAX_AGE=None)",
+		what: "`GET /account/me` at 50 tenants, 8 clients, budget 50", reference: "a Django service with the same answer that keeps its connections (CONN_MAX_AGE=None)",
 		pkg: dataplane + "internal/httpapi", benchmark: "BenchmarkFleet/peer-50", unit: perSecond, target: 12,
 		bound: "Both share the cores with Postgres and with the clients, which take their part of ours alone: Django is slow enough not to feel it.",
 	},

@@ -34,6 +34,7 @@ import (
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/mail"
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/telemetry"
@@ -121,7 +122,7 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 		return nil, fmt.Errorf("OUVIRA_DATA_PUBLIC_KEY_FILE: %w", err)
 	}
 	id, share := s.member(command)
-	db, err := pg.Open(ctx, s.ControlDatabaseURL, pg.Options{ApplicationName: "ouvira/" + id, MaxConnections: 20, Tracer: tracing.Queries{}})
+	db, err := openDatabase(ctx, s.ControlDatabaseURL, pg.Options{ApplicationName: "ouvira/" + id, MaxConnections: 20, Tracer: tracing.Queries{}}, log)
 	if err != nil {
 		return nil, explained(err)
 	}
@@ -164,6 +165,26 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 	return h, nil
 }
 
+// databasePause is between two looks for a control database that is away.
+const databasePause = time.Second
+
+// openDatabase waits for a database that cannot be reached, or is starting: after
+// a power cut all start at once, in any order. One that refuses us is an error.
+func openDatabase(ctx context.Context, url string, o pg.Options, log *slog.Logger) (*pgxpool.Pool, error) {
+	for told := false; ; told = true {
+		db, err := pg.Open(ctx, url, o)
+		if err == nil || !pg.IsConnect(err) || (pg.Code(err) != "" && pg.Code(err) != pg.CodeCannotConnectNow) {
+			return db, err
+		}
+		if !told {
+			log.WarnContext(ctx, "waiting for the control database", "error", err)
+		}
+		if !pause.For(ctx, databasePause) {
+			return nil, err
+		}
+	}
+}
+
 // furnish makes the rooms.
 func (h *house) furnish(public *seal.PublicKey) {
 	s := h.settings
@@ -180,10 +201,16 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain},
 		Servers:    servers,
+		Provision:  provisioning,
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 	}
-	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{provision.Kind: provisioning})
+	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{
+		provision.Kind:        provisioning,
+		provision.KindWarm:    provisioning.Warm(),
+		provision.KindWarmOff: provisioning.WarmOff(),
+	})
+	provisioning.RunBy(h.runner)
 	h.runner.Tracing = h.tracing
 }
 
@@ -217,6 +244,7 @@ func (h *house) work(ctx context.Context) error {
 	}
 	var sweeps sync.WaitGroup
 	sweeps.Go(func() { every(ctx, 30*time.Second, h.log, "expire sign-ups", h.rooms.Signups.Sweep) })
+	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)

@@ -25,6 +25,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
+	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/pulse"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
@@ -45,6 +46,7 @@ type Rooms struct {
 	Tenants    *tenant.Service
 	Domains    *domain.Service
 	Servers    *server.Service
+	Provision  *provision.Service
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out

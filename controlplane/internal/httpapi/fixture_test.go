@@ -66,6 +66,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 			DB: db, Key: w.keys.Control, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: w.queue,
 		},
 		Domains:   &domain.Service{DB: db, BaseDomain: "ouvira.test"},
+		Provision: provisioning,
 		Reconcile: reconcile.NewService(db, servers, quiet),
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}

@@ -9,6 +9,7 @@ import (
 const (
 	get    = http.MethodGet
 	post   = http.MethodPost
+	put    = http.MethodPut
 	patch  = http.MethodPatch
 	remove = http.MethodDelete
 
@@ -53,6 +54,9 @@ func (a *api) routes() {
 	op(a, patch, "/v1/plans/{code}", needs(operator.PlanEdit), ok, "update-plan", "Change the rate limits of a plan", a.updatePlan)
 	op(a, get, "/v1/servers", needs(operator.ServerRead), ok, "list-servers", "List Postgres servers", a.listServers)
 	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
+
+	op(a, get, "/v1/warm-pool", needs(operator.ServerRead), ok, "list-warm-pool", "How many databases are kept ready, and how many are", a.listWarmPool)
+	op(a, put, "/v1/warm-pool", needs(operator.ServerEdit), ok, "resize-warm-pool", "Say how many databases to keep ready on a server for a plan", a.resizeWarmPool)
 
 	op(a, get, "/v1/operations", needs(operator.OperationRead), ok, "list-operations", "List operations", a.listOperations)
 	op(a, get, "/v1/operations/{id}", needs(operator.OperationRead), ok, "show-operation", "Show an operation and its steps", a.showOperation)

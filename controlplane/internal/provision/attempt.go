@@ -50,20 +50,24 @@ func (a *attempt) Step(ctx context.Context, name string) error {
 	step, known := map[string]func(context.Context) error{
 		StepPlace:    a.place,
 		StepRole:     a.role,
-		StepDatabase: a.create,
-		StepLockdown: a.lockdown,
-		StepMigrate:  a.migrate,
+		StepDatabase: func(ctx context.Context) error { return create(ctx, a.work, a.database()) },
+		StepLockdown: func(ctx context.Context) error { return a.work.Lockdown(ctx, a.database()) },
+		StepMigrate:  func(ctx context.Context) error { return migrate(ctx, a.work, a.database()) },
 		StepSeed:     a.seed,
 		StepActivate: a.activate,
 	}[name]
 	if !known {
-		return operation.Fail("unknown_step", "This release does not know the step it should do.", "Run the worker of the release that the operation was started by.")
+		return unknownStep()
 	}
 	if err := step(ctx); err != nil {
 		return err
 	}
 	failpoint.Hit(ctx, failpointAfter(name))
 	return nil
+}
+
+func unknownStep() error {
+	return operation.Fail("unknown_step", "This release does not know the step it should do.", "Run the worker of the release that the operation was started by.")
 }
 
 // load reads the tenant once per attempt.

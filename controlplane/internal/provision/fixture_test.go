@@ -138,7 +138,9 @@ func newWorld(t testing.TB) *world {
 			return nil
 		},
 	})
-	w.runner = operation.NewRunner(w.store, "test", log, map[string]operation.Handler{provision.Kind: w.provision})
+	w.runner = operation.NewRunner(w.store, "test", log, map[string]operation.Handler{
+		provision.Kind: w.provision, provision.KindWarm: w.provision.Warm(), provision.KindWarmOff: w.provision.WarmOff(),
+	})
 	return w
 }
 

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,7 +34,11 @@ func (s *Service) Look(ctx context.Context) (Report, error) {
 			return Report{}, err
 		}
 		report.Servers++
-		report.Tenants += len(tenants)
+		for _, t := range tenants {
+			if !t.warm() {
+				report.Tenants++
+			}
+		}
 		c := comparison{server: srv, tenants: tenants}
 		if err := s.visit(ctx, srv, &c); err != nil {
 			if ctx.Err() != nil {
@@ -61,7 +66,12 @@ type tenant struct {
 }
 
 // served tells whether the tenant's database has to be complete.
-func (t tenant) served() bool { return t.Status == "active" || t.Status == "suspended" }
+func (t tenant) served() bool {
+	return t.Status == "active" || t.Status == "suspended" || t.Status == "warm"
+}
+
+// warm tells whether it is nobody's yet: an entry of the warm pool.
+func (t tenant) warm() bool { return strings.HasPrefix(t.Status, "warm") }
 
 func (t tenant) comment() string { return fmt.Sprintf("%s/%d", t.ID, t.Incarnation) }
 
@@ -69,7 +79,11 @@ func (s *Service) tenants(ctx context.Context, id uuid.UUID) ([]tenant, error) {
 	rows, err := s.db.Query(ctx, `
 		SELECT t.id, t.status, t.incarnation, t.database_name, t.schema_version, p.max_connections
 		FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id
-		WHERE t.server_id = $1 ORDER BY t.id`, id)
+		WHERE t.server_id = $1
+		UNION ALL
+		SELECT w.id, CASE WHEN w.status = 'ready' THEN 'warm' ELSE 'warming' END, 1, w.database_name, w.schema_version, w.max_connections
+		FROM control.warm_databases w WHERE w.server_id = $1
+		ORDER BY 1`, id)
 	if err != nil {
 		return nil, fmt.Errorf("read the tenants of a server: %w", err)
 	}

@@ -106,7 +106,9 @@ const selectServers = `
 	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
 	       s.max_databases, s.max_connections, u.used, s.created_at, s.updated_at
 	FROM control.servers s
-	CROSS JOIN LATERAL (SELECT count(*) AS used FROM control.tenants t WHERE t.server_id = s.id) u`
+	CROSS JOIN LATERAL (
+		SELECT (SELECT count(*) FROM control.tenants t WHERE t.server_id = s.id)
+		     + (SELECT count(*) FROM control.warm_databases w WHERE w.server_id = s.id) AS used) u`
 
 func scanServer(row pgx.CollectableRow) (Server, error) {
 	var s Server
@@ -218,7 +220,11 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUI
 		return uuid.Nil, fmt.Errorf("lock the servers: %w", err)
 	}
 	used := map[uuid.UUID]int{}
-	rows, err = tx.Query(ctx, "SELECT server_id, count(*) FROM control.tenants WHERE server_id IS NOT NULL GROUP BY server_id")
+	rows, err = tx.Query(ctx, `
+		SELECT server_id, count(*)
+		FROM (SELECT server_id FROM control.tenants WHERE server_id IS NOT NULL
+		      UNION ALL SELECT server_id FROM control.warm_databases) d
+		GROUP BY server_id`)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("count the databases: %w", err)
 	}

@@ -48,6 +48,13 @@ func (s *Service) Verify(ctx context.Context, caller Caller, id uuid.UUID, code 
 		v, err = s.accept(ctx, tx, caller, id, serial)
 		return err
 	})
+	if err != nil || !s.Provision.Hasten(ctx, v.Operation) {
+		return v, err
+	}
+	err = pg.InTx(ctx, s.DB, func(tx pgx.Tx) error {
+		v, err = s.answer(ctx, tx, v.Tenant.ID)
+		return err
+	})
 	return v, err
 }
 

@@ -53,7 +53,7 @@ func (s *Service) Create(ctx context.Context, actor *audit.Actor, n New) (Tenant
 		if err := s.checkServer(ctx, tx, n.Server); err != nil {
 			return err
 		}
-		id, err := s.Insert(ctx, tx, Row{Slug: n.Slug, Name: name, Plan: n.Plan})
+		id, err := s.Insert(ctx, tx, Row{Slug: n.Slug, Name: name, Plan: n.Plan, Server: n.Server})
 		if err != nil {
 			return err
 		}
@@ -77,6 +77,8 @@ type Row struct {
 	Slug string
 	Name string
 	Plan string // code; "" means DefaultPlan
+
+	Server string // id or name; "" lets the placement choose
 }
 
 // checkServer refuses a wish that the placement could never grant.
@@ -94,8 +96,9 @@ func (s *Service) checkServer(ctx context.Context, tx pgx.Tx, name string) error
 	return nil
 }
 
-// Insert writes the row of a new tenant. Errors: the slug is taken, there is
-// no such plan.
+// Insert writes the row of a new tenant. With a database out of the warm pool, if
+// there is one, it needs no more than its owner. Errors: the slug is taken, there
+// is no such plan.
 func (s *Service) Insert(ctx context.Context, tx pgx.Tx, r Row) (uuid.UUID, error) {
 	if r.Plan == "" {
 		r.Plan = DefaultPlan
@@ -107,20 +110,25 @@ func (s *Service) Insert(ctx context.Context, tx pgx.Tx, r Row) (uuid.UUID, erro
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("look up the plan: %w", err)
 	}
-	id, err := uuid.NewV7()
+	row := dbsqlc.InsertTenantParams{Slug: r.Slug, Name: r.Name, PlanID: plan.ID}
+	warm, ok, err := s.Provision.Claim(ctx, tx, plan.ID, r.Server)
 	if err != nil {
+		return uuid.Nil, err
+	}
+	if ok {
+		row.ID, row.ServerID, row.DatabaseName = warm.ID, uuid.NullUUID{UUID: warm.Server, Valid: true}, &warm.Database
+		row.Credential, row.SchemaVersion = warm.Credential, warm.SchemaVersion
+	} else if row.ID, err = uuid.NewV7(); err != nil {
 		return uuid.Nil, fmt.Errorf("make an id: %w", err)
 	}
-	err = s.q.InsertTenant(ctx, tx, dbsqlc.InsertTenantParams{
-		ID: id, Slug: r.Slug, Name: r.Name, PlanID: plan.ID,
-	})
+	err = s.q.InsertTenant(ctx, tx, row)
 	if pg.Constraint(err) == "tenants_slug_key" {
 		return uuid.Nil, SlugTaken().Because(err)
 	}
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("store the tenant: %w", err)
 	}
-	return id, nil
+	return row.ID, nil
 }
 
 func noPlan() error {

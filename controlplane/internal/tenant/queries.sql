@@ -1,6 +1,6 @@
 -- name: InsertTenant :exec
-INSERT INTO control.tenants (id, slug, name, status, plan_id)
-VALUES (@id, @slug, @name, 'provisioning', @plan_id);
+INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, database_name, credential, schema_version)
+VALUES (@id, @slug, @name, 'provisioning', @plan_id, sqlc.narg(server_id), sqlc.narg(database_name), @credential, @schema_version);
 
 -- name: PlanByCode :one
 -- Locked, so that a tenant that comes to the plan and a change of the plan see

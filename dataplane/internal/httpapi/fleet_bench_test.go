@@ -48,8 +48,9 @@ func BenchmarkFleet(b *testing.B) {
 		{"pgbouncer-50-zipf", w.pgbouncer, load{50, zipf, workers, tight}},
 		{"pgbouncer-1000", w.pgbouncer, load{many, uniform, workers, tight}},
 		{"pgbouncer-1000-zipf", w.pgbouncer, load{many, zipf, workers, tight}},
-		{"peer-50", w.persistentPeer, load{50, uniform, workers, tight}},
-		{"peer-50-backends", w.peerBackends, load{50, uniform, workers, tight}},
+		// A quarter of what the peer holds: one connection for each tenant.
+		{"peer-50", w.persistentPeer, load{50, uniform, workers, warm}},
+		{"peer-50-backends", w.peerBackends, load{50, uniform, workers, warm}},
 		{"peer-1000", w.connectingPeer, load{many, uniform, workers, many}},
 		{"peer-1000-tight", w.connectingPeer, load{many, zipf, workers, tight}},
 		{"cold-tenant", w.cold, load{tenants: many, budget: many}},

@@ -73,15 +73,19 @@ func (q *Queries) GetTenant(ctx context.Context, db DBTX, arg GetTenantParams) (
 }
 
 const insertTenant = `-- name: InsertTenant :exec
-INSERT INTO control.tenants (id, slug, name, status, plan_id)
-VALUES ($1, $2, $3, 'provisioning', $4)
+INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, database_name, credential, schema_version)
+VALUES ($1, $2, $3, 'provisioning', $4, $5, $6, $7, $8)
 `
 
 type InsertTenantParams struct {
-	ID     uuid.UUID
-	Slug   string
-	Name   string
-	PlanID uuid.UUID
+	ID            uuid.UUID
+	Slug          string
+	Name          string
+	PlanID        uuid.UUID
+	ServerID      uuid.NullUUID
+	DatabaseName  *string
+	Credential    []byte
+	SchemaVersion int64
 }
 
 func (q *Queries) InsertTenant(ctx context.Context, db DBTX, arg InsertTenantParams) error {
@@ -90,6 +94,10 @@ func (q *Queries) InsertTenant(ctx context.Context, db DBTX, arg InsertTenantPar
 		arg.Slug,
 		arg.Name,
 		arg.PlanID,
+		arg.ServerID,
+		arg.DatabaseName,
+		arg.Credential,
+		arg.SchemaVersion,
 	)
 	return err
 }
