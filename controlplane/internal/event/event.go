@@ -17,16 +17,28 @@ import (
 // Type of an event; part of the API (webhooks).
 type Type string
 
-// The events of sign-ups, tenants and operations.
+// The events of sign-ups, tenants, domains and operations.
 const (
 	SignupCreated   Type = "signup.created"
 	TenantCreated   Type = "tenant.created"
 	TenantActivated Type = "tenant.activated"
 	TenantSuspended Type = "tenant.suspended"
 	TenantResumed   Type = "tenant.resumed"
+	TenantDeleted   Type = "tenant.deleted"
+	TenantPurged    Type = "tenant.purged"
 	DomainVerified  Type = "domain.verified"
+	DomainLost      Type = "domain.lost"
+	BackupFinished  Type = "backup.finished"
+	PaymentRecorded Type = "payment.recorded"
 	OperationFailed Type = "operation.failed"
 )
+
+// Types are all of them, in the order of the contract: what a webhook can
+// subscribe to.
+var Types = []Type{
+	SignupCreated, TenantCreated, TenantActivated, TenantSuspended, TenantResumed, TenantDeleted, TenantPurged,
+	DomainVerified, DomainLost, BackupFinished, PaymentRecorded, OperationFailed,
+}
 
 // Record writes an event. tenant may be uuid.Nil. The payload holds no secrets.
 func Record(ctx context.Context, tx pgx.Tx, kind Type, tenant uuid.UUID, payload map[string]any) error {

@@ -33,6 +33,7 @@ const (
 type access struct {
 	kind       accessKind
 	permission operator.Permission
+	wantsFresh bool
 }
 
 var (
@@ -41,6 +42,13 @@ var (
 )
 
 func needs(p operator.Permission) access { return access{kind: accessPermission, permission: p} }
+
+// fresh wants a login of the last minutes besides (operator.Fresh): for what
+// cannot be undone, and for what gives power over others.
+func (a access) fresh() access {
+	a.wantsFresh = true
+	return a
+}
 
 // checkAccess refuses an API with an operation that does not say what it
 // needs, or needs what no role can have.
@@ -83,6 +91,9 @@ func (a *api) authenticate(hctx huma.Context, next func(huma.Context)) {
 	p, err := a.principal(r)
 	if err == nil && who.kind != accessSignedIn {
 		err = a.permit(p, who.permission)
+	}
+	if err == nil && who.wantsFresh {
+		err = a.Operators.CheckFresh(p)
 	}
 	if err != nil {
 		_ = huma.WriteErr(a.huma, hctx, http.StatusInternalServerError, "", withoutDatabase(hctx.Context(), err))

@@ -191,6 +191,9 @@ func op[I, O any](a *api, method, path string, who access, status int, id, summa
 		if who.permission != "" {
 			operation.Description = "Needs the permission `" + string(who.permission) + "`."
 		}
+		if who.wantsFresh {
+			operation.Description = strings.TrimSpace(operation.Description + " Needs a fresh login (at most 15 minutes old).")
+		}
 	}
 	huma.Register(a.huma, operation, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)

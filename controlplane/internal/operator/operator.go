@@ -34,6 +34,7 @@ const (
 	CookieIdle      = 30 * time.Minute   // a cookie login ends when it is not used for so long
 	CookieLifetime  = 12 * time.Hour     // and in any case after this
 	SessionLifetime = 7 * 24 * time.Hour // of a bearer login; refreshing does not extend it
+	Fresh           = 15 * time.Minute   // what cannot be undone wants a login that is no older
 
 	maxFailures = 5
 	lockMinutes = 30
@@ -245,6 +246,7 @@ type Principal struct {
 	Email      string
 	FullName   string
 	Role       Role
+	SignedInAt time.Time // when the credentials were last shown; refreshing shows none
 }
 
 // Actor of the audit log.
@@ -300,7 +302,19 @@ func (s *Service) find(ctx context.Context, token string) (dbsqlc.FindSessionRow
 }
 
 func principal(row dbsqlc.FindSessionRow) Principal {
-	return Principal{OperatorID: row.OperatorID, SessionID: row.ID, Email: row.Email, FullName: row.FullName, Role: Role(row.Role)}
+	return Principal{
+		OperatorID: row.OperatorID, SessionID: row.ID, Email: row.Email, FullName: row.FullName, Role: Role(row.Role),
+		SignedInAt: row.AuthenticatedAt,
+	}
+}
+
+// CheckFresh refuses who has not shown their credentials of late: a session that
+// somebody else got hold of must not do what cannot be undone.
+func (s *Service) CheckFresh(p Principal) error {
+	if s.now().Sub(p.SignedInAt) > Fresh {
+		return fault.Forbidden("This wants a fresh login: sign in again, and repeat it within 15 minutes.").Code("fresh_login_required")
+	}
+	return nil
 }
 
 // Refresh exchanges a refresh token for new tokens; the old ones are dead.

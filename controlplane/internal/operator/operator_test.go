@@ -166,10 +166,10 @@ func TestHugeTokensAreNotLookedUp(t *testing.T) {
 func TestPermissionTable(t *testing.T) {
 	t.Parallel()
 	for role, want := range map[operator.Role]map[operator.Permission]bool{
-		operator.RoleOwner:    {operator.TenantCreate: true, operator.AuditRead: true, operator.OperatorRead: true, operator.JobManage: true},
-		operator.RoleOperator: {operator.TenantCreate: true, operator.AuditRead: true, operator.OperatorRead: false, operator.JobManage: true},
-		operator.RoleSupport:  {operator.TenantRead: true, operator.TenantEdit: false, operator.AuditRead: false, operator.JobManage: false},
-		operator.RoleAuditor:  {operator.TenantRead: true, operator.TenantEdit: false, operator.AuditRead: true, operator.JobManage: false},
+		operator.RoleOwner:    {operator.TenantCreate: true, operator.AuditRead: true, operator.OperatorRead: true, operator.JobManage: true, operator.OperatorEdit: true, operator.TenantPurge: true, operator.SupportBreakGlass: true},
+		operator.RoleOperator: {operator.TenantCreate: true, operator.AuditRead: true, operator.OperatorRead: false, operator.JobManage: true, operator.OperatorEdit: false, operator.TenantDelete: true, operator.TenantPurge: false, operator.SupportBreakGlass: false},
+		operator.RoleSupport:  {operator.TenantRead: true, operator.TenantEdit: false, operator.AuditRead: false, operator.JobManage: false, operator.SupportEnter: true, operator.TenantDelete: false, operator.WebhookRead: false},
+		operator.RoleAuditor:  {operator.TenantRead: true, operator.TenantEdit: false, operator.AuditRead: true, operator.JobManage: false, operator.WebhookRead: true, operator.WebhookEdit: false, operator.OperatorEdit: false},
 		"":                    {operator.TenantRead: false},
 	} {
 		for permission, may := range want {

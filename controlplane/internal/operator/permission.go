@@ -22,35 +22,60 @@ type Permission string
 // The permissions.
 const (
 	TenantRead    Permission = "tenant.read"
-	TenantCreate  Permission = "tenant.create"
+	TenantCreate  Permission = "tenant.create" // also by cloning, and from an archive
 	TenantEdit    Permission = "tenant.edit"
 	TenantSuspend Permission = "tenant.suspend"
+	TenantSignOut Permission = "tenant.signout" // everyone who is signed in there
+	TenantDelete  Permission = "tenant.delete"  // and undelete
+	TenantPurge   Permission = "tenant.purge"
+	TenantMove    Permission = "tenant.move"
+	TenantBackup  Permission = "tenant.backup"
+	TenantRestore Permission = "tenant.restore"
+	TenantExport  Permission = "tenant.export"
+
 	DomainRead    Permission = "domain.read"
 	DomainEdit    Permission = "domain.edit"
 	ServerRead    Permission = "server.read"
 	ServerEdit    Permission = "server.edit"
+	ServerDrain   Permission = "server.drain"
 	PlanRead      Permission = "plan.read"
 	PlanEdit      Permission = "plan.edit"
 	SignupRead    Permission = "signup.read"
+	SignupDecide  Permission = "signup.decide"
+	PaymentRead   Permission = "payment.read"
+	PaymentEdit   Permission = "payment.edit"
+	UsageRead     Permission = "usage.read"
 	OperationRead Permission = "operation.read"
 	FleetInspect  Permission = "fleet.inspect"
+	FleetRepair   Permission = "fleet.repair"
 	JobManage     Permission = "job.manage"
-	AuditRead     Permission = "audit.read"
-	OperatorRead  Permission = "operator.read"
+	WebhookRead   Permission = "webhook.read"
+	WebhookEdit   Permission = "webhook.edit"
+
+	SupportEnter      Permission = "support.enter"
+	SupportBreakGlass Permission = "support.breakglass" // without the tenant's consent
+
+	AuditRead    Permission = "audit.read"
+	OperatorRead Permission = "operator.read"
+	OperatorEdit Permission = "operator.edit"
 )
 
 var (
 	reading = []Permission{
-		TenantRead, DomainRead, ServerRead, PlanRead, SignupRead, OperationRead, FleetInspect,
+		TenantRead, DomainRead, ServerRead, PlanRead, SignupRead, PaymentRead, UsageRead, OperationRead, FleetInspect,
 	}
 	running = []Permission{
-		TenantCreate, TenantEdit, TenantSuspend, DomainEdit, ServerEdit, PlanEdit, JobManage, AuditRead,
+		TenantCreate, TenantEdit, TenantSuspend, TenantSignOut, TenantDelete, TenantMove, TenantBackup, TenantRestore, TenantExport,
+		DomainEdit, ServerEdit, ServerDrain, PlanEdit, SignupDecide, PaymentEdit, FleetRepair, JobManage, WebhookRead, WebhookEdit,
+		SupportEnter, AuditRead,
 	}
+	// What cannot be undone, and what gives power over others.
+	owning  = []Permission{TenantPurge, SupportBreakGlass, OperatorRead, OperatorEdit}
 	granted = map[Role][]Permission{
-		RoleOwner:    slices.Concat(reading, running, []Permission{OperatorRead}),
+		RoleOwner:    slices.Concat(reading, running, owning),
 		RoleOperator: slices.Concat(reading, running),
-		RoleSupport:  reading,
-		RoleAuditor:  slices.Concat(reading, []Permission{AuditRead, OperatorRead}),
+		RoleSupport:  slices.Concat(reading, []Permission{SupportEnter}),
+		RoleAuditor:  slices.Concat(reading, []Permission{WebhookRead, AuditRead, OperatorRead}),
 	}
 )
 

@@ -27,7 +27,7 @@ INSERT INTO control.operator_sessions (id, operator_id, access_hash, access_expi
 VALUES (@id, @operator_id, @access_hash, @access_expires_at, @refresh_hash, @expires_at, @user_agent, @ip_address);
 
 -- name: FindSession :one
-SELECT s.id, s.operator_id, s.access_expires_at, s.expires_at, o.email, o.full_name, o.role
+SELECT s.id, s.operator_id, s.access_expires_at, s.expires_at, s.authenticated_at, o.email, o.full_name, o.role
 FROM control.operator_sessions s
 JOIN control.operators o ON o.id = s.operator_id
 WHERE s.access_hash = @access_hash AND s.access_expires_at > now() AND s.expires_at > now()

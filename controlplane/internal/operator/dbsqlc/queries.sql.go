@@ -109,7 +109,7 @@ func (q *Queries) ExtendSession(ctx context.Context, db DBTX, arg ExtendSessionP
 }
 
 const findSession = `-- name: FindSession :one
-SELECT s.id, s.operator_id, s.access_expires_at, s.expires_at, o.email, o.full_name, o.role
+SELECT s.id, s.operator_id, s.access_expires_at, s.expires_at, s.authenticated_at, o.email, o.full_name, o.role
 FROM control.operator_sessions s
 JOIN control.operators o ON o.id = s.operator_id
 WHERE s.access_hash = $1 AND s.access_expires_at > now() AND s.expires_at > now()
@@ -121,6 +121,7 @@ type FindSessionRow struct {
 	OperatorID      uuid.UUID
 	AccessExpiresAt time.Time
 	ExpiresAt       time.Time
+	AuthenticatedAt time.Time
 	Email           string
 	FullName        string
 	Role            string
@@ -134,6 +135,7 @@ func (q *Queries) FindSession(ctx context.Context, db DBTX, accessHash []byte) (
 		&i.OperatorID,
 		&i.AccessExpiresAt,
 		&i.ExpiresAt,
+		&i.AuthenticatedAt,
 		&i.Email,
 		&i.FullName,
 		&i.Role,
