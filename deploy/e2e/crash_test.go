@@ -151,7 +151,7 @@ func clean(t *testing.T, s *stack.Stack, active int) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

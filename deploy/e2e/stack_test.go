@@ -52,7 +52,7 @@ var portMu sync.Mutex
 
 // start brings up a stack that ends with the test. Its failpoints are armed in
 // the returned folder.
-func start(t *testing.T, o stack.Options) (*stack.Stack, string) {
+func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
 	t.Helper()
 	failpoints := t.TempDir()
 	o.Bin, o.Disposable = bin, true
@@ -94,7 +94,7 @@ func logs(state string) string {
 
 // eventually waits for the condition, which explains itself while it is not
 // true, and fails the test after the limit.
-func eventually(t *testing.T, limit time.Duration, condition func() (bool, string)) {
+func eventually(t testing.TB, limit time.Duration, condition func() (bool, string)) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
@@ -120,9 +120,17 @@ type customer struct {
 }
 
 // signUp takes a customer up to the verified code, and not further.
-func signUp(t *testing.T, s *stack.Stack, slug string) customer {
+func signUp(t testing.TB, s *stack.Stack, slug string) customer {
 	t.Helper()
-	c := customer{slug: slug, email: "owner@" + slug + ".example", password: "correct horse battery " + slug}
+	c, code := ask(t, s, slug)
+	c.verify(t, s, code)
+	return c
+}
+
+// ask signs a customer up, who gets a code by mail.
+func ask(t testing.TB, s *stack.Stack, slug string) (c customer, code string) {
+	t.Helper()
+	c = customer{slug: slug, email: "owner@" + slug + ".example", password: "correct horse battery " + slug}
 	asked := time.Now()
 	var made struct {
 		ID string `json:"id"`
@@ -133,16 +141,26 @@ func signUp(t *testing.T, s *stack.Stack, slug string) customer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, err := s.Code(t.Context(), c.email, asked)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = s.ControlAPI().Want(t.Context(), http.StatusAccepted, http.MethodPost, "/v1/signups/"+made.ID+"/verify", map[string]string{"code": code}, nil)
-	if err != nil {
+	if code, err = s.Code(t.Context(), c.email, asked); err != nil {
 		t.Fatal(err)
 	}
 	c.signup = made.ID
-	return c
+	return c, code
+}
+
+// verify gives the code back, and tells how far the tenant is.
+func (c customer) verify(t testing.TB, s *stack.Stack, code string) (status string) {
+	t.Helper()
+	var answer struct {
+		Tenant struct {
+			Status string `json:"status"`
+		} `json:"tenant"`
+	}
+	err := s.ControlAPI().Want(t.Context(), http.StatusAccepted, http.MethodPost, "/v1/signups/"+c.signup+"/verify", map[string]string{"code": code}, &answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.Tenant.Status
 }
 
 // state of a sign-up as anyone may see it.
@@ -160,7 +178,7 @@ func (c customer) state(ctx context.Context, s *stack.Stack) state {
 }
 
 // login at a node; the answer's tokens.
-func (c customer) login(t *testing.T, s *stack.Stack, node int) stack.API {
+func (c customer) login(t testing.TB, s *stack.Stack, node int) stack.API {
 	t.Helper()
 	api := s.TenantAPI(node, c.slug)
 	var session struct {
