@@ -205,10 +205,12 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 	}
+	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations)
 	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
+		reconcile.KindRepair:  h.rooms.Repairer,
 	})
 	provisioning.RunBy(h.runner)
 	h.runner.Tracing = h.tracing

@@ -253,6 +253,36 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// The doctor mends first, and then looks; what could not be mended is said.
+func TestDoctorFixes(t *testing.T) {
+	t.Parallel()
+	p := newPerson(t)
+	var mended atomic.Bool
+	p.env["OUVIRA_URL"] = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method + " " + r.URL.Path {
+		case "POST /v1/reconcile/repair":
+			mended.Store(true)
+			w.WriteHeader(http.StatusAccepted)
+			_, _ = w.Write([]byte(`{"operations":[{"id":"1","kind":"tenant.repair","status":"queued"},{"id":"2","kind":"tenant.repair","status":"queued"}]}`))
+		case "GET /v1/operations/1/events":
+			_, _ = w.Write([]byte("data: {\"id\":\"1\",\"status\":\"succeeded\"}\n\n"))
+		case "GET /v1/operations/2/events":
+			_, _ = w.Write([]byte("data: {\"id\":\"2\",\"status\":\"failed\",\"error\":{\"message\":\"It comes back.\"}}\n\n"))
+		case "GET /v1/reconcile":
+			if !mended.Load() {
+				t.Error("it looks before it has mended")
+			}
+			_, _ = w.Write([]byte(`{"findings":[],"servers":2,"tenants":3}`))
+		default:
+			_, _ = w.Write([]byte(`{"items":[],"next_cursor":null}`))
+		}
+	})
+	code, _, errOut := p.run(t, "", "doctor", "--fix")
+	if code != cli.ExitOK || !strings.Contains(errOut, "It comes back.") || !strings.Contains(errOut, "1 tenants mended") {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
+}
+
 // The doctor's exit code says whether tenants are affected.
 func TestDoctor(t *testing.T) {
 	t.Parallel()

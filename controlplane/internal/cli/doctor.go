@@ -34,14 +34,22 @@ var findingColumns = []column[finding]{
 var errFindings = errors.New("the doctor found something that affects tenants")
 
 func (a *app) doctor() *cobra.Command {
-	return &cobra.Command{
+	var fix bool
+	c := &cobra.Command{
 		Use: "doctor", Short: "Compare what the control plane believes with what the servers hold", Args: cobra.NoArgs,
 		Long: "Looks at the servers, at operations that failed, and at whether what the control database says is\n" +
-			"what the Postgres servers hold. It changes nothing. Exit code 1 when tenants are affected.",
+			"what the Postgres servers hold. Exit code 1 when tenants are affected.\n\n" +
+			"With --fix it mends what is provably ours and follows from what the control database says (rights,\n" +
+			"limits, fences left behind, versions, what purged tenants have left), and looks again.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := a.client()
 			if err != nil {
 				return err
+			}
+			if fix {
+				if err := a.fix(cmd.Context(), client); err != nil {
+					return err
+				}
 			}
 			var report struct {
 				Findings []finding `json:"findings"`
@@ -70,6 +78,28 @@ func (a *app) doctor() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&fix, "fix", false, "mend what can be mended, then look")
+	return c
+}
+
+// fix has everything mended that can be, and waits for it. What fails is told by
+// the look that follows.
+func (a *app) fix(ctx context.Context, c *client) error {
+	var begun struct {
+		Operations []operation `json:"operations"`
+	}
+	if err := c.call(ctx, http.MethodPost, "/v1/reconcile/repair", nil, &begun); err != nil {
+		return err
+	}
+	failed := 0
+	for _, o := range begun.Operations {
+		if err := a.follow(ctx, c, o.ID); err != nil {
+			fmt.Fprintln(a.Err, "ouvira:", err)
+			failed++
+		}
+	}
+	fmt.Fprintf(a.Err, "%d tenants mended\n", len(begun.Operations)-failed)
+	return nil
 }
 
 // examine looks at what needs no look at the servers themselves.

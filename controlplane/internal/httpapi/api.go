@@ -49,6 +49,7 @@ type Rooms struct {
 	Provision  *provision.Service
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
+	Repairer   *reconcile.Repairer
 	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out
 }
 

@@ -70,6 +70,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Reconcile: reconcile.NewService(db, servers, quiet),
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
+	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations)
 	options := httpapi.Options{Log: quiet, Draining: w.draining, SignupOrigins: []string{"https://www.ouvira.test"}}
 	for _, f := range change {
 		f(&options)

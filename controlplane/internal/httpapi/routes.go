@@ -64,4 +64,5 @@ func (a *api) routes() {
 
 	op(a, get, "/v1/audit", needs(operator.AuditRead), ok, "list-audit", "What operators and the system did", a.listAudit)
 	op(a, get, "/v1/reconcile", needs(operator.FleetInspect), ok, "reconcile", "Compare the control database with the servers", a.reconcile)
+	op(a, post, "/v1/reconcile/repair", needs(operator.FleetRepair), accepted, "repair", "Mend what the comparison finds, as far as it is provably ours", a.repair)
 }

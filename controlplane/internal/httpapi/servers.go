@@ -106,3 +106,24 @@ func (a *api) reconcile(ctx context.Context, _ *struct{}) (*body[reconcile.Repor
 	}
 	return &body[reconcile.Report]{report}, nil
 }
+
+// Repairs are the operations that mend what the look has found.
+type Repairs struct {
+	Operations []Operation `json:"operations" nullable:"false"`
+}
+
+func (a *api) repair(ctx context.Context, _ *struct{}) (*body[Repairs], error) {
+	ids, err := a.Repairer.Repair(ctx, actorOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	begun := make([]Operation, 0, len(ids))
+	for _, id := range ids {
+		o, err := a.Operations.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		begun = append(begun, operationOf(o))
+	}
+	return &body[Repairs]{Repairs{begun}}, nil
+}

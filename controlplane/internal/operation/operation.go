@@ -150,7 +150,7 @@ func inTheWay(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
 	case err != nil:
 		return fmt.Errorf("look up what is in the way: %w", err)
 	}
-	return busy(fmt.Sprintf(": %s, started by %s at %s. Wait for it (ouvira operation show %s --wait), then try again",
+	return busy(fmt.Sprintf(": %s, started by %s at %s. Wait for it (ouvira operation watch %s), then try again",
 		kind, by, since.UTC().Format(time.RFC3339), id))
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
 )
 
@@ -22,6 +23,7 @@ type comparison struct {
 	databases   map[string]database
 	roles       map[string]role
 	inside      map[string]inside
+	ended       map[string]tenantdb.Database // what tenants that have ended had, by name
 	directories []int64
 	oids        []int64
 	findings    []Finding
@@ -35,6 +37,7 @@ func (c *comparison) find(code string, severity Severity, t *tenant, object, mes
 	if t != nil {
 		id := t.ID
 		f.TenantID = &id
+		f.Repairable = t.Status == "active" && slices.Contains(repairable, code)
 	}
 	c.findings = append(c.findings, f)
 }
@@ -76,19 +79,19 @@ func (c *comparison) database(t *tenant) {
 		return
 	}
 	if !d.Open {
-		c.find("database_closed", SeverityError, t, name, "The tenant's database takes no connections.",
+		c.find(codeClosed, SeverityError, t, name, "The tenant's database takes no connections.",
 			"If nobody is working on it: ALTER DATABASE "+name+" ALLOW_CONNECTIONS true.")
 	}
 	if d.Public {
-		c.find("public_rights", SeverityError, t, name, "PUBLIC has rights in the tenant's database.", "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC.")
+		c.find(codePublic, SeverityError, t, name, "PUBLIC has rights in the tenant's database.", "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC.")
 	}
 	if !slices.Contains(d.CanEnter, name) {
-		c.find("connect_missing", SeverityError, t, name, "The tenant's role may not connect to its database.",
+		c.find(codeConnectMissing, SeverityError, t, name, "The tenant's role may not connect to its database.",
 			"If the tenant is not fenced: GRANT CONNECT ON DATABASE "+name+" TO "+name+".")
 	}
 	for _, other := range d.CanEnter {
 		if other != name && tenantName.MatchString(other) {
-			c.find("connect_foreign", SeverityError, t, other, "Another tenant's role may connect to this tenant's database.",
+			c.find(codeConnectForeign, SeverityError, t, other, "Another tenant's role may connect to this tenant's database.",
 				"REVOKE CONNECT ON DATABASE "+name+" FROM "+other+", and find out who granted it.")
 		}
 	}
@@ -110,10 +113,10 @@ func (c *comparison) contents(t *tenant) {
 			"Suspend the tenant and find out whose data it holds.")
 	default:
 		if in.dirty {
-			c.find("schema_dirty", SeverityWarning, t, name, "A migration of the database was interrupted.", "Migrate it again: the ledger settles it.")
+			c.find(codeDirty, SeverityWarning, t, name, "A migration of the database was interrupted.", "Migrate it again: the ledger settles it.")
 		}
 		if in.version != t.SchemaVersion {
-			c.find("schema_version", SeverityError, t, name,
+			c.find(codeVersion, SeverityError, t, name,
 				fmt.Sprintf("The database is at schema version %d, the control database says %d.", in.version, t.SchemaVersion),
 				"Migrate the tenant, or correct its row.")
 		}
@@ -132,28 +135,37 @@ func (c *comparison) role(t *tenant) {
 			"ALTER ROLE "+name+" NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, and find out who gave them.")
 	}
 	if !r.CanLogin {
-		c.find("role_nologin", SeverityError, t, name, "The tenant's role may not log in.", "If the tenant is not fenced: ALTER ROLE "+name+" LOGIN.")
+		c.find(codeNoLogin, SeverityError, t, name, "The tenant's role may not log in.", "If the tenant is not fenced: ALTER ROLE "+name+" LOGIN.")
 	}
 	if r.Limit != t.MaxConnections {
-		c.find("role_limit", SeverityWarning, t, name, fmt.Sprintf("The role's connection limit is %d, the plan says %d.", r.Limit, t.MaxConnections),
+		c.find(codeRoleLimit, SeverityWarning, t, name, fmt.Sprintf("The role's connection limit is %d, the plan says %d.", r.Limit, t.MaxConnections),
 			fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d.", name, t.MaxConnections))
 	}
 	if !r.TempLimited {
-		c.find("role_settings", SeverityWarning, t, name, "The role has no limit for temporary files.", "ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
+		c.find(codeRoleSettings, SeverityWarning, t, name, "The role has no limit for temporary files.", "ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
 	}
 	if !slices.Contains(r.Memberships, migrations.AppRole) {
-		c.find("membership_missing", SeverityError, t, name, "The tenant's role is no member of ouvira_app: it can read and write nothing.",
+		c.find(codeMembershipMissing, SeverityError, t, name, "The tenant's role is no member of ouvira_app: it can read and write nothing.",
 			"If the tenant is not fenced: GRANT ouvira_app TO "+name+".")
 	}
 	for _, group := range r.Memberships {
 		if group != migrations.AppRole {
-			c.find("membership_foreign", SeverityError, t, name, "The tenant's role is a member of "+group+".",
+			c.find(codeMembershipForeign, SeverityError, t, name, "The tenant's role is a member of "+group+".",
 				"REVOKE "+group+" FROM "+name+", and find out who granted it.")
 		}
 	}
 }
 
-// orphans are only reported: they may be another control plane's.
+// remains says of the last finding that it is left of a tenant of ours that has
+// ended: purged, or never come to be.
+func (c *comparison) remains(of tenantdb.Database) {
+	f := &c.findings[len(c.findings)-1]
+	f.TenantID, f.Repairable, f.orphan = &of.Tenant, true, of
+	f.Message = "It is left of a tenant that is gone."
+}
+
+// orphans that are not marked as ours are only reported: they may be another
+// control plane's.
 func (c *comparison) orphans(known map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(c.databases)) {
 		d := c.databases[name]
@@ -165,8 +177,11 @@ func (c *comparison) orphans(known map[string]bool) {
 			}
 			c.find("orphan_database", SeverityWarning, nil, name, "No tenant of this control plane has this database; "+whose+".",
 				"If it is nobody's: DROP DATABASE "+name+" WITH (FORCE), then DROP ROLE "+name+".")
+			if left, ours := c.ended[name]; ours && d.Owner == migrations.OwnerRole && d.Comment == left.Mark() {
+				c.remains(left)
+			}
 		case (name == "postgres" || name == "template1") && d.Public && len(c.unprepared) == 0:
-			c.find("public_rights", SeverityWarning, nil, name, "PUBLIC has rights in "+name+".", "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC.")
+			c.find(codePublic, SeverityWarning, nil, name, "PUBLIC has rights in "+name+".", "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC.")
 		case strings.HasPrefix(name, "ouvira_template_") && strings.HasSuffix(name, "_building") && d.Limit == invalidDatabase:
 			c.find("template_invalid", SeverityWarning, nil, name, "A DROP of an unfinished template was interrupted.", "Nothing: the next build finishes it.")
 		}
@@ -174,6 +189,9 @@ func (c *comparison) orphans(known map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(c.roles)) {
 		if _, hasDatabase := c.databases[name]; !known[name] && !hasDatabase {
 			c.find("orphan_role", SeverityWarning, nil, name, "No tenant of this control plane has this role.", "If it is nobody's: DROP ROLE "+name+".")
+			if left, ours := c.ended[name]; ours {
+				c.remains(left)
+			}
 		}
 	}
 	for _, directory := range c.directories {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -40,7 +41,7 @@ func (s *Service) Look(ctx context.Context) (Report, error) {
 			}
 		}
 		c := comparison{server: srv, tenants: tenants}
-		if err := s.visit(ctx, srv, &c); err != nil {
+		if err := s.visit(ctx, srv, &c, uuid.Nil); err != nil {
 			if ctx.Err() != nil {
 				return Report{}, ctx.Err()
 			}
@@ -90,8 +91,12 @@ func (s *Service) tenants(ctx context.Context, id uuid.UUID) ([]tenant, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[tenant])
 }
 
-// visit reads what the server holds.
-func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison) error {
+// visit reads what the server holds; with a tenant, inside of its database only.
+func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, only uuid.UUID) error {
+	var err error
+	if c.ended, err = s.ended(ctx); err != nil {
+		return err
+	}
 	access, err := s.servers.Open(ctx, srv.ID, connections)
 	if err != nil {
 		return err
@@ -107,7 +112,7 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison) e
 	}
 	c.inside = map[string]inside{}
 	for _, t := range c.tenants {
-		if t.Database == nil || !t.served() {
+		if t.Database == nil || !t.served() || only != uuid.Nil && t.ID != only {
 			continue
 		}
 		if d, there := c.databases[*t.Database]; !there || !d.Open || d.Limit == invalidDatabase {
@@ -116,6 +121,28 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison) e
 		c.inside[*t.Database] = look(ctx, access, *t.Database)
 	}
 	return nil
+}
+
+// ended are the names that tenants have had which have nothing any more. One that
+// an operation is at work for is not among them.
+func (s *Service) ended(ctx context.Context) (map[string]tenantdb.Database, error) {
+	rows, err := s.db.Query(ctx, `
+		SELECT t.id, n
+		FROM control.tenants t CROSS JOIN generate_series(1, t.incarnation) n
+		WHERE t.status IN ('purged', 'failed') AND NOT EXISTS (
+		    SELECT FROM control.operations o WHERE o.tenant_id = t.id AND o.kind <> $1 AND o.status IN ('queued', 'running'))`, KindRepair)
+	if err != nil {
+		return nil, fmt.Errorf("read the tenants that have ended: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[tenantdb.Database])
+	if err != nil {
+		return nil, fmt.Errorf("read the tenants that have ended: %w", err)
+	}
+	ended := make(map[string]tenantdb.Database, len(all))
+	for _, d := range all {
+		ended[d.Name()] = d
+	}
+	return ended, nil
 }
 
 // inside is what a tenant's database says about itself.

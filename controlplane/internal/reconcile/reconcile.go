@@ -1,6 +1,6 @@
 // Package reconcile compares what the control database says with what the
-// tenant servers hold, and reports the differences with what to do about each.
-// It changes nothing.
+// tenant servers hold, and reports the differences with what to do about each. A
+// look changes nothing; Repairer mends what is provably ours.
 package reconcile
 
 import (
@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 )
 
 // Severity of a finding.
@@ -33,6 +34,32 @@ type Finding struct {
 	Object   string     `json:"object"` // the database, role or directory
 	Message  string     `json:"message"`
 	Action   string     `json:"action"` // what to do
+
+	// Repairable: Repairer can mend it.
+	Repairable bool `json:"repairable"`
+
+	orphan tenantdb.Database // what is left of a tenant of ours
+}
+
+// Codes of findings that can be mended.
+const (
+	codeClosed            = "database_closed"
+	codePublic            = "public_rights"
+	codeConnectMissing    = "connect_missing"
+	codeConnectForeign    = "connect_foreign"
+	codeNoLogin           = "role_nologin"
+	codeRoleLimit         = "role_limit"
+	codeRoleSettings      = "role_settings"
+	codeMembershipMissing = "membership_missing"
+	codeMembershipForeign = "membership_foreign"
+	codeDirty             = "schema_dirty"
+	codeVersion           = "schema_version"
+)
+
+// repairable are those of a tenant that is served.
+var repairable = []string{
+	codeClosed, codePublic, codeConnectMissing, codeConnectForeign, codeNoLogin, codeRoleLimit, codeRoleSettings,
+	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion,
 }
 
 // Report is what one look found.

@@ -34,6 +34,9 @@ type fleet struct {
 	admin     *pgx.Conn
 	control   controltest.Control
 	reconcile *reconcile.Service
+	repairer  *reconcile.Repairer
+	runner    *operation.Runner
+	store     *operation.Store
 	a, b      uuid.UUID
 }
 
@@ -45,8 +48,10 @@ func newFleet(t *testing.T, version string) *fleet {
 	servers := server.NewService(f.control.Pool, keys.Control, log, server.Options{})
 	store := operation.NewStore(f.control.Pool, asleep{})
 	rooms := provision.NewService(f.control.Pool, store, servers, keys.Public, keys.Control, log, provision.Options{})
-	runner := operation.NewRunner(store, "test", log, map[string]operation.Handler{provision.Kind: rooms})
 	f.reconcile = reconcile.NewService(f.control.Pool, servers, log)
+	f.repairer = reconcile.NewRepairer(f.reconcile, store)
+	runner := operation.NewRunner(store, "test", log, map[string]operation.Handler{provision.Kind: rooms, reconcile.KindRepair: f.repairer})
+	f.runner, f.store = runner, store
 	f.admin = testdb.Connect(t, f.pgServer.URL())
 	_, err := servers.Add(t.Context(), server.New{
 		Name: "a", URL: f.pgServer.URL(), Capacity: server.Capacity{Databases: 10, Connections: 50},

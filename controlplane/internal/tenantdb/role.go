@@ -45,8 +45,21 @@ func (w *Work) Role(ctx context.Context, d Database, verifier string, limit int)
 		ctx,
 		fmt.Sprintf("%s ROLE %s LOGIN CONNECTION LIMIT %d PASSWORD '%s'", verb, d.Quoted(), limit, verifier),
 		join,
-		"ALTER ROLE "+d.Quoted()+" SET temp_file_limit = '"+tempFileLimit+"'",
+		bound(d),
 	)
+}
+
+// Bound gives the role the limits that it cannot change itself.
+func (w *Work) Bound(ctx context.Context, d Database) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	return admin.Exec(ctx, bound(d))
+}
+
+func bound(d Database) string {
+	return "ALTER ROLE " + d.Quoted() + " SET temp_file_limit = '" + tempFileLimit + "'"
 }
 
 func (s *Session) hasRole(ctx context.Context, name string) (exists bool, err error) {
