@@ -50,7 +50,7 @@ var webExceptions = map[string]string{
 // first: a package may import those after it, never those before.
 var engine = [][]string{
 	{"job"},
-	{"provision", "rollout", "move", "backup", "reconcile"},
+	{"provision", "lifecycle", "rollout", "move", "backup", "reconcile"},
 	{"operation"},
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -44,19 +46,20 @@ import (
 
 // house is everything wired together.
 type house struct {
-	settings settings
-	log      *slog.Logger
-	registry *prometheus.Registry
-	db       *pgxpool.Pool
-	feeling  *pgxpool.Pool // of pulse: one connection
-	pulse    *pulse.Pulse
-	key      *seal.ControlKey
-	queue    *job.Queue
-	tracing  *tracing.Tracing // nil: no traces
-	member   membership
-	holder   string
-	rooms    httpapi.Rooms
-	runner   *operation.Runner
+	settings  settings
+	log       *slog.Logger
+	registry  *prometheus.Registry
+	db        *pgxpool.Pool
+	feeling   *pgxpool.Pool // of pulse: one connection
+	pulse     *pulse.Pulse
+	key       *seal.ControlKey
+	queue     *job.Queue
+	tracing   *tracing.Tracing // nil: no traces
+	member    membership
+	holder    string
+	rooms     httpapi.Rooms
+	lifecycle *lifecycle.Service
+	runner    *operation.Runner
 }
 
 // runProcess wires the house and runs the parts that the command names, until
@@ -191,7 +194,9 @@ func (h *house) furnish(public *seal.PublicKey) {
 	operations := operation.NewStore(h.db, h.queue)
 	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
-	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning}
+	// The last backup of a tenant that is deleted is for Options.Backups to take.
+	life := lifecycle.NewService(h.db, operations, servers, h.log, lifecycle.Options{})
+	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
 	h.rooms = httpapi.Rooms{
 		DB:        h.db,
 		Operators: &operator.Service{DB: h.db},
@@ -206,13 +211,16 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 	}
 	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations)
-	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{
+	handlers := map[string]operation.Handler{
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
 		reconcile.KindRepair:  h.rooms.Repairer,
-	})
+	}
+	maps.Copy(handlers, life.Handlers())
+	h.runner = operation.NewRunner(operations, h.holder, h.log, handlers)
 	provisioning.RunBy(h.runner)
+	h.lifecycle = life
 	h.runner.Tracing = h.tracing
 }
 
@@ -248,6 +256,7 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() { every(ctx, 30*time.Second, h.log, "expire sign-ups", h.rooms.Signups.Sweep) })
 	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
+	sweeps.Go(func() { every(ctx, 10*time.Second, h.log, "fence and purge", h.lifecycle.Sweep) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

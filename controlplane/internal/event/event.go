@@ -25,7 +25,9 @@ const (
 	TenantSuspended Type = "tenant.suspended"
 	TenantResumed   Type = "tenant.resumed"
 	TenantDeleted   Type = "tenant.deleted"
+	TenantUndeleted Type = "tenant.undeleted"
 	TenantPurged    Type = "tenant.purged"
+	TenantSignedOut Type = "tenant.signed_out" // everyone who was signed in there
 	DomainVerified  Type = "domain.verified"
 	DomainLost      Type = "domain.lost"
 	BackupFinished  Type = "backup.finished"
@@ -36,7 +38,8 @@ const (
 // Types are all of them, in the order of the contract: what a webhook can
 // subscribe to.
 var Types = []Type{
-	SignupCreated, TenantCreated, TenantActivated, TenantSuspended, TenantResumed, TenantDeleted, TenantPurged,
+	SignupCreated, TenantCreated, TenantActivated, TenantSuspended, TenantResumed, TenantDeleted, TenantUndeleted,
+	TenantPurged, TenantSignedOut,
 	DomainVerified, DomainLost, BackupFinished, PaymentRecorded, OperationFailed,
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -58,7 +59,8 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	servers := server.NewService(db, w.keys.Control, quiet, server.Options{})
 	provisioning := provision.NewService(db, operations, servers, w.keys.Public, w.keys.Control, quiet, provision.Options{})
 	tenants := &tenant.Service{
-		DB: db, Provision: provisioning, Addresses: tenant.Addresses{BaseDomain: "ouvira.test", Scheme: "https"},
+		DB: db, Provision: provisioning, Lifecycle: lifecycle.NewService(db, operations, servers, quiet, lifecycle.Options{}),
+		Addresses: tenant.Addresses{BaseDomain: "ouvira.test", Scheme: "https"},
 	}
 	w.rooms = httpapi.Rooms{
 		DB: db, Operators: &operator.Service{DB: db}, Tenants: tenants, Servers: servers, Operations: operations,

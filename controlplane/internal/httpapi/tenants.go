@@ -228,15 +228,7 @@ func (a *api) retryTenant(ctx context.Context, in *TenantPath) (*body[OperationO
 	if err != nil {
 		return nil, err
 	}
-	id, err := a.Tenants.Retry(ctx, actorOf(ctx), t.ID)
-	if err != nil {
-		return nil, err
-	}
-	o, err := a.Operations.Get(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return &body[OperationOnly]{OperationOnly{operationOf(o)}}, nil
+	return a.answerOperation(ctx)(a.Tenants.Retry(ctx, actorOf(ctx), t.ID))
 }
 
 type listTenantOperationsInput struct {

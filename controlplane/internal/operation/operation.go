@@ -117,7 +117,11 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 		return uuid.Nil, fmt.Errorf("write the operation: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
-		return uuid.Nil, inTheWay(ctx, tx, spec.TenantID)
+		err := s.Idle(ctx, tx, spec.TenantID)
+		if err == nil { // it has just ended
+			err = busy(" or was a moment ago: try again")
+		}
+		return uuid.Nil, err
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO control.operation_steps (operation_id, position, name)
@@ -132,8 +136,9 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 	return id, nil
 }
 
-// inTheWay says which exclusive operation the tenant has, and whose it is.
-func inTheWay(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
+// Idle looks whether an exclusive operation of the tenant is unfinished. Errors:
+// fault.Conflict, which says what it is and whose.
+func (s *Store) Idle(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
 	var id uuid.UUID
 	var kind, by string
 	var since time.Time
@@ -141,17 +146,18 @@ func inTheWay(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
 		SELECT o.id, o.kind, COALESCE(p.email, o.created_by), o.created_at
 		FROM control.operations o LEFT JOIN control.operators p ON o.created_by = 'operator:' || p.id
 		WHERE o.tenant_id = $1 AND o.exclusive AND o.status IN ('queued', 'running')`, tenant).Scan(&id, &kind, &by, &since)
-	busy := func(detail string) *fault.Error {
-		return fault.Conflict("Another operation is at work on this tenant" + detail + ".").Code("operation_in_progress")
-	}
 	switch {
-	case errors.Is(err, pgx.ErrNoRows): // it has just ended
-		return busy(" or was a moment ago: try again")
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
 	case err != nil:
 		return fmt.Errorf("look up what is in the way: %w", err)
 	}
 	return busy(fmt.Sprintf(": %s, started by %s at %s. Wait for it (ouvira operation watch %s), then try again",
 		kind, by, since.UTC().Format(time.RFC3339), id))
+}
+
+func busy(detail string) *fault.Error {
+	return fault.Conflict("Another operation is at work on this tenant" + detail + ".").Code("operation_in_progress")
 }
 
 // selectOperations reads an operation and its steps at one moment.

@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
-	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/failpoint"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
@@ -65,19 +64,6 @@ func create(ctx context.Context, work *tenantdb.Work, d tenantdb.Database) error
 // migrate brings the database to this release's version. A database from the
 // template is there already; one that was made before an upgrade is not.
 func migrate(ctx context.Context, work *tenantdb.Work, d tenantdb.Database) error {
-	latest, err := migrations.Tenant.Latest()
-	if err != nil {
-		return err
-	}
-	inside, err := work.Inside(ctx, d)
-	if err != nil {
-		return err
-	}
-	var current bool
-	err = inside.Scan(ctx, []any{&current}, `
-		SELECT EXISTS (SELECT FROM ouvira.schema_migrations WHERE version = $1 AND NOT dirty)`, int64(latest))
-	if err != nil || current {
-		return err
-	}
-	return work.Migrate(ctx, d.Name())
+	_, err := work.CatchUp(ctx, d)
+	return err
 }

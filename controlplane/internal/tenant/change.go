@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -38,7 +39,7 @@ func (s *Service) Update(ctx context.Context, actor *audit.Actor, id uuid.UUID, 
 	}
 	return s.change(ctx, id, func(tx pgx.Tx, locked dbsqlc.LockTenantRow) (publish bool, err error) {
 		if st := Status(locked.Status); st == StatusDeleted || st == StatusPurged {
-			return false, illegal(st, "changed", "")
+			return false, illegal(st, "changed")
 		}
 		if p.Plan != nil {
 			plan, err := s.q.PlanByCode(ctx, tx, *p.Plan)
@@ -59,9 +60,7 @@ func (s *Service) Update(ctx context.Context, actor *audit.Actor, id uuid.UUID, 
 		if err := s.q.UpdateTenant(ctx, tx, change); err != nil {
 			return false, fmt.Errorf("update the tenant: %w", err)
 		}
-		return p.Plan != nil || p.Settings != nil, audit.Record(ctx, tx, audit.Entry{
-			Actor: actor, Action: "tenant.update", EntityType: "tenant", EntityID: id.String(), TenantID: id, Detail: detail,
-		})
+		return p.Plan != nil || p.Settings != nil, record(ctx, tx, actor, "tenant.update", id, detail)
 	})
 }
 
@@ -81,26 +80,52 @@ func patched(stored []byte, p SettingsPatch) ([]byte, error) {
 const maxReason = 500
 
 // Suspend stops serving the tenant: nodes answer 403 as soon as they have the
-// new route. The fence in the tenant's database, which holds even against a
-// node that hears of nothing, comes with the operation that deletes tenants.
+// new route. The same transaction asks for the fence on the tenant's role, which
+// holds also against a node that hears of nothing.
 func (s *Service) Suspend(ctx context.Context, actor *audit.Actor, id uuid.UUID, reason string) (Tenant, error) {
 	reason = strings.TrimSpace(reason)
 	if reason == "" || len(reason) > maxReason {
 		return Tenant{}, fault.Invalid("Say why, in 1 to 500 characters: the tenant's people will ask.").
 			OnField("reason", "length", "Expected 1 to 500 characters.")
 	}
-	return s.move(ctx, id, transition{
+	t := transition{
 		from: StatusActive, to: StatusSuspended, reason: reason, verb: "suspended",
 		actor: actor, action: "tenant.suspend", event: event.TenantSuspended,
+	}
+	return s.change(ctx, id, func(tx pgx.Tx, locked dbsqlc.LockTenantRow) (bool, error) {
+		if err := s.may(ctx, tx, locked, t.verb, t.from); err != nil {
+			return false, err
+		}
+		if _, err := s.Lifecycle.Fence(ctx, tx, id, actor.String()); err != nil {
+			return false, fmt.Errorf("ask for the fence: %w", err)
+		}
+		return true, s.move(ctx, tx, locked, t)
 	})
 }
 
-// Resume serves a suspended tenant again.
+// Resume serves a suspended tenant again, once the fence on its role is taken
+// away. Errors: fault.Unavailable when it cannot be taken away now.
 func (s *Service) Resume(ctx context.Context, actor *audit.Actor, id uuid.UUID) (Tenant, error) {
-	return s.move(ctx, id, transition{
+	t := transition{
 		from: StatusSuspended, to: StatusActive, verb: "resumed",
 		actor: actor, action: "tenant.resume", event: event.TenantResumed,
-	})
+	}
+	var resumed Tenant
+	err := s.Lifecycle.Resume(ctx, id,
+		func(ctx context.Context, tx pgx.Tx) error {
+			locked, err := s.lock(ctx, tx, id)
+			if err != nil {
+				return err
+			}
+			return s.may(ctx, tx, locked, t.verb, t.from)
+		},
+		func(ctx context.Context, tx pgx.Tx) (err error) {
+			resumed, err = s.changeTx(ctx, tx, id, func(tx pgx.Tx, locked dbsqlc.LockTenantRow) (bool, error) {
+				return true, s.move(ctx, tx, locked, t)
+			})
+			return err
+		})
+	return resumed, err
 }
 
 type transition struct {
@@ -112,44 +137,73 @@ type transition struct {
 	event    event.Type
 }
 
-func (s *Service) move(ctx context.Context, id uuid.UUID, t transition) (Tenant, error) {
-	return s.change(ctx, id, func(tx pgx.Tx, locked dbsqlc.LockTenantRow) (bool, error) {
-		if Status(locked.Status) != t.from {
-			return false, illegal(Status(locked.Status), t.verb, t.from)
-		}
-		err := s.q.SetStatus(ctx, tx, dbsqlc.SetStatusParams{ID: id, Status: string(t.to), Reason: t.reason})
-		if err != nil {
-			return false, fmt.Errorf("set the status: %w", err)
-		}
-		detail := map[string]any{"from": t.from, "to": t.to}
-		if t.reason != "" {
-			detail["reason"] = t.reason
-		}
-		if err := event.Record(ctx, tx, t.event, id, map[string]any{"slug": locked.Slug}); err != nil {
-			return false, err
-		}
-		return true, audit.Record(ctx, tx, audit.Entry{
-			Actor: t.actor, Action: t.action, EntityType: "tenant", EntityID: id.String(), TenantID: id, Detail: detail,
-		})
+func (s *Service) move(ctx context.Context, tx pgx.Tx, locked dbsqlc.LockTenantRow, t transition) error {
+	err := s.q.SetStatus(ctx, tx, dbsqlc.SetStatusParams{ID: locked.ID, Status: string(t.to), Reason: t.reason})
+	if err != nil {
+		return fmt.Errorf("set the status: %w", err)
+	}
+	detail := map[string]any{"from": t.from, "to": t.to}
+	if t.reason != "" {
+		detail["reason"] = t.reason
+	}
+	if err := event.Record(ctx, tx, t.event, locked.ID, map[string]any{"slug": locked.Slug}); err != nil {
+		return err
+	}
+	return record(ctx, tx, t.actor, t.action, locked.ID, detail)
+}
+
+func record(ctx context.Context, tx pgx.Tx, actor *audit.Actor, action string, id uuid.UUID, detail map[string]any) error {
+	return audit.Record(ctx, tx, audit.Entry{
+		Actor: actor, Action: action, EntityType: "tenant", EntityID: id.String(), TenantID: id, Detail: detail,
 	})
 }
 
 // allowed says what can be done with a tenant of a status.
 var allowed = map[Status]string{
 	StatusProvisioning: "wait until it is active",
-	StatusActive:       "suspend or change it",
-	StatusSuspended:    "resume or change it",
-	StatusFailed:       "read its operation's next action",
-	StatusDeleted:      "undelete it until it is purged",
+	StatusActive:       "suspend, change or delete it",
+	StatusSuspended:    "resume, change or delete it",
+	StatusFailed:       "read its operation's next action, retry or delete it",
+	StatusDeleted:      "undelete it until its grace is over, or purge it",
 	StatusPurged:       "nothing: its data is gone",
 }
 
-// illegal names the status and what is allowed. want is the status that the
-// move starts from, if there is one.
-func illegal(is Status, verb string, want Status) error {
+// may refuses a move that the tenant's status does not allow. It names the status,
+// what is allowed, and whoever is at work on the tenant.
+func (s *Service) may(ctx context.Context, tx pgx.Tx, locked dbsqlc.LockTenantRow, verb string, from ...Status) error {
+	is := Status(locked.Status)
+	if slices.Contains(from, is) {
+		return nil
+	}
+	refused := illegal(is, verb, from...)
+	err := s.Lifecycle.Idle(ctx, tx, locked.ID)
+	busy, ok := errors.AsType[*fault.Error](err)
+	if err != nil && !ok {
+		return err
+	}
+	if ok {
+		refused.Message += " " + busy.Message
+	}
+	return refused
+}
+
+// illegal names the status and what is allowed. from are the statuses that the
+// move starts from, if it is bound to some.
+func illegal(is Status, verb string, from ...Status) *fault.Error {
 	message := "The tenant is " + string(is) + " and cannot be " + verb
-	if want != "" {
-		message += ": only a tenant that is " + string(want) + " can"
+	for i, want := range from {
+		switch {
+		case i == 0:
+			message += ": only a tenant that is "
+		case i == len(from)-1:
+			message += " or "
+		default:
+			message += ", "
+		}
+		message += string(want)
+	}
+	if len(from) > 0 {
+		message += " can"
 	}
 	return fault.Conflict(message + ". Allowed now: " + allowed[is] + ".").Code("tenant_" + string(is))
 }
@@ -157,25 +211,34 @@ func illegal(is Status, verb string, want Status) error {
 // change runs fn with the tenant locked and, when fn says so, publishes the
 // route as the last statement of the transaction.
 func (s *Service) change(ctx context.Context, id uuid.UUID, fn func(pgx.Tx, dbsqlc.LockTenantRow) (publish bool, err error)) (Tenant, error) {
-	var changed Tenant
-	err := pg.InTx(ctx, s.DB, func(tx pgx.Tx) error {
-		locked, err := s.q.LockTenant(ctx, tx, id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return noTenant()
-		}
-		if err != nil {
-			return fmt.Errorf("lock the tenant: %w", err)
-		}
-		publish, err := fn(tx, locked)
-		if err != nil {
-			return err
-		}
-		if changed, err = s.GetTx(ctx, tx, id); err != nil || !publish {
-			return err
-		}
-		return s.publish(ctx, tx, id)
-	})
-	return changed, err
+	return pg.InTxValue(ctx, s.DB, func(tx pgx.Tx) (Tenant, error) { return s.changeTx(ctx, tx, id, fn) })
+}
+
+func (s *Service) changeTx(ctx context.Context, tx pgx.Tx, id uuid.UUID, fn func(pgx.Tx, dbsqlc.LockTenantRow) (publish bool, err error)) (Tenant, error) {
+	locked, err := s.lock(ctx, tx, id)
+	if err != nil {
+		return Tenant{}, err
+	}
+	publish, err := fn(tx, locked)
+	if err != nil {
+		return Tenant{}, err
+	}
+	changed, err := s.GetTx(ctx, tx, id)
+	if err != nil || !publish {
+		return changed, err
+	}
+	return changed, s.publish(ctx, tx, id)
+}
+
+func (s *Service) lock(ctx context.Context, tx pgx.Tx, id uuid.UUID) (dbsqlc.LockTenantRow, error) {
+	locked, err := s.q.LockTenant(ctx, tx, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return locked, noTenant()
+	}
+	if err != nil {
+		return locked, fmt.Errorf("lock the tenant: %w", err)
+	}
+	return locked, nil
 }
 
 // publish gives the tenant's route its new version, if it has one yet: the

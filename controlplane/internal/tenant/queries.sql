@@ -26,6 +26,15 @@ SELECT id, slug, status, settings, plan_id FROM control.tenants WHERE id = @id F
 -- name: SetStatus :exec
 UPDATE control.tenants SET status = @status, status_reason = @reason, updated_at = now() WHERE id = @id;
 
+-- name: MarkDeleted :exec
+UPDATE control.tenants SET status_before = status, status = 'deleted', purge_at = NULL, updated_at = now() WHERE id = @id;
+
+-- name: GraceIsOver :one
+SELECT COALESCE(purge_at <= now(), false)::boolean AS over FROM control.tenants WHERE id = @id;
+
+-- name: RaiseTokenEpoch :one
+UPDATE control.tenants SET token_epoch = token_epoch + 1, updated_at = now() WHERE id = @id RETURNING token_epoch;
+
 -- name: UpdateTenant :exec
 UPDATE control.tenants
 SET name     = COALESCE(sqlc.narg(name), name),
@@ -37,6 +46,9 @@ WHERE id = @id;
 -- name: PublishRoute :one
 SELECT control.publish_route(@tenant_id::uuid)::bigint AS version;
 
+-- name: PublishTombstone :exec
+SELECT control.publish_route(tenant_id, true) FROM control.routes WHERE tenant_id = @tenant_id;
+
 -- name: IsRouted :one
 SELECT EXISTS (SELECT FROM control.routes WHERE tenant_id = @tenant_id AND NOT deleted)::boolean AS routed;
 
@@ -44,11 +56,11 @@ SELECT EXISTS (SELECT FROM control.routes WHERE tenant_id = @tenant_id AND NOT d
 SELECT EXISTS (SELECT FROM control.tenants WHERE slug = @slug)::boolean AS taken;
 
 -- name: ListPlans :many
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
 FROM control.plans ORDER BY code;
 
 -- name: LockPlan :one
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
 FROM control.plans WHERE code = @code FOR NO KEY UPDATE;
 
 -- name: SetPlanLimits :one

@@ -6,8 +6,8 @@
 // together with its audit entry; an illegal move of state is refused with the
 // status and what is allowed.
 //
-// A tenant's database is made and changed elsewhere (provision): here are rows
-// of the control database only. Rows are locked in the order tenant, domain,
+// A tenant's database is made and changed elsewhere (provision, lifecycle): here
+// are rows of the control database only. Rows are locked in the order tenant, domain,
 // route clock.
 package tenant
 
@@ -24,6 +24,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -91,6 +92,7 @@ type Service struct {
 	DB        *pgxpool.Pool
 	Addresses Addresses
 	Provision *provision.Service
+	Lifecycle *lifecycle.Service
 
 	q dbsqlc.Queries
 }

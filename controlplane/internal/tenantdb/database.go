@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -164,8 +165,18 @@ func (w *Work) Admit(ctx context.Context, d Database) error {
 	return admin.Exec(ctx, "GRANT CONNECT ON DATABASE "+d.Quoted()+" TO "+d.Quoted())
 }
 
-// Drop removes the database, with who is connected to it, and the role. What is
-// not marked as the tenant's stays; then so does the role.
+// Exists tells whether the database is there, and the tenant's.
+func (w *Work) Exists(ctx context.Context, d Database) (bool, error) {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return false, err
+	}
+	f, err := admin.lookup(ctx, d.Name())
+	return err == nil && f != nil && f.isOf(d) && !f.droppedHalf(), err
+}
+
+// Drop removes the database, with who is connected to it or replicates from it, and
+// the role. What is not marked as the tenant's stays; then so does the role.
 func (w *Work) Drop(ctx context.Context, d Database) error {
 	admin, err := w.Admin(ctx)
 	if err != nil {
@@ -178,11 +189,72 @@ func (w *Work) Drop(ctx context.Context, d Database) error {
 	switch {
 	case f == nil:
 	case f.isOf(d) || f.unnamed() || f.droppedHalf():
-		if err := admin.Exec(ctx, "DROP DATABASE IF EXISTS "+d.Quoted()+" WITH (FORCE)"); err != nil {
+		// Slots that are not in use go with the database.
+		if err := admin.Exec(ctx, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active", d.Name()); err != nil {
 			return err
+		}
+		_, err := admin.conn.Exec(ctx, "DROP DATABASE IF EXISTS "+d.Quoted()+" WITH (FORCE)")
+		if pg.Code(err) == pg.CodeInsufficientRights {
+			return operation.Later("superuser_connected", "A superuser is connected to the tenant's database on server "+admin.server+", and we cannot end that session.",
+				"It is tried again; end the session there.").Because(err)
+		}
+		if err != nil {
+			return admin.Explain(err)
 		}
 	default:
 		return nil
 	}
 	return admin.Exec(ctx, "DROP ROLE IF EXISTS "+d.Quoted())
+}
+
+// Detach removes the subscriptions in the database, which would keep it from being
+// dropped. The slots that they used on other servers are those servers' business: the
+// one who made them knows their names.
+func (w *Work) Detach(ctx context.Context, d Database) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := admin.lookup(ctx, d.Name())
+	if err != nil || f == nil || !f.isOf(d) || f.droppedHalf() {
+		return err
+	}
+	rows, err := admin.conn.Query(ctx, "SELECT subname FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = $1)", d.Name())
+	if err != nil {
+		return admin.Explain(err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return admin.Explain(err)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	// Not as the owner of the database: subscriptions are whose they are.
+	inside, err := w.connect(ctx, server.Target{Database: d.Name()})
+	if err != nil {
+		return err
+	}
+	defer inside.close()
+	if err := w.Check(ctx); err != nil {
+		return err
+	}
+	for _, name := range names {
+		name := pgx.Identifier{name}.Sanitize()
+		for _, statement := range []string{
+			"ALTER SUBSCRIPTION " + name + " DISABLE",
+			"ALTER SUBSCRIPTION " + name + " SET (slot_name = NONE)",
+			"DROP SUBSCRIPTION IF EXISTS " + name,
+		} {
+			_, err := inside.conn.Exec(ctx, statement)
+			if pg.Code(err) == pg.CodeInsufficientRights {
+				return operation.Fail("subscription_left", "The database on server "+admin.server+" has a subscription that the provisioner may not drop.",
+					"Drop it there as its owner or as a superuser, then try again.").Because(err)
+			}
+			if err != nil {
+				return inside.Explain(err)
+			}
+		}
+	}
+	return nil
 }

@@ -81,6 +81,55 @@ func (s *Session) joinApp(ctx context.Context, d Database) (string, error) {
 	return statement, nil
 }
 
+// Alone calls act while no other session of ours changes the fence of the tenant's
+// role. The order is decided elsewhere, by a lock on the tenant's row; still tells
+// whether the caller has it. Whoever is found at work here has lost that lock and does
+// not know it yet (its process stood still, or was cut off): its session is ended, and
+// with it what it was about to do.
+func (w *Work) Alone(ctx context.Context, d Database, still func(context.Context) error, act func() error) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := still(ctx); err != nil { // or the one who has the lock would be ended
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, evictTimeout)
+	defer cancel()
+	name := "ouvira.fence/" + d.Name()
+	for {
+		var locked bool
+		if err := admin.Scan(ctx, []any{&locked}, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name); err != nil {
+			return err
+		}
+		if locked {
+			break
+		}
+		err := admin.Exec(ctx, `
+			SELECT pg_terminate_backend(l.pid)
+			FROM pg_locks l CROSS JOIN hashtextextended($1, 0) h
+			WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+			  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			  AND l.classid = ((h >> 32) & 4294967295)::oid AND l.objid = (h & 4294967295)::oid`, name)
+		if err != nil {
+			return err
+		}
+		if !pause.For(waiting, pollEvery/5) {
+			return operation.Later("fence_at_work", "Another session at the tenant's fence does not end on server "+admin.server+".", "It is tried again.")
+		}
+	}
+	err = still(ctx)
+	if err == nil {
+		err = act()
+	}
+	// A lost connection has lost the lock as well.
+	unlockErr := admin.Exec(ctx, "SELECT pg_advisory_unlock(hashtextextended($1, 0))", name)
+	if err != nil {
+		return err
+	}
+	return unlockErr
+}
+
 // Fence shuts the tenant's role out: when it returns, no session of the role is
 // left, none can do anything that is just connecting, and none can connect. It is
 // put on the role and not on the database, which we need ourselves. A role that

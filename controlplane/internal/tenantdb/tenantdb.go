@@ -191,6 +191,33 @@ func (w *Work) Migrate(ctx context.Context, database string) error {
 	return fmt.Errorf("migrate %s on server %s: %w", database, w.access.Server.Name, err)
 }
 
+// CatchUp brings the database to this release's schema version where it is behind,
+// and tells the version that it has then.
+func (w *Work) CatchUp(ctx context.Context, d Database) (version int64, err error) {
+	latest, err := migrations.Tenant.Latest()
+	if err != nil {
+		return 0, err
+	}
+	version, dirty, err := w.version(ctx, d)
+	if err != nil || (version >= int64(latest) && !dirty) {
+		return version, err
+	}
+	if err := w.Migrate(ctx, d.Name()); err != nil {
+		return 0, err
+	}
+	version, _, err = w.version(ctx, d)
+	return version, err
+}
+
+func (w *Work) version(ctx context.Context, d Database) (version int64, dirty bool, err error) {
+	inside, err := w.Inside(ctx, d)
+	if err != nil {
+		return 0, false, err
+	}
+	err = inside.Scan(ctx, []any{&version, &dirty}, "SELECT version, dirty FROM ouvira.schema_migrations")
+	return version, dirty, err
+}
+
 // CloseInside closes the connection that Inside has opened.
 func (w *Work) CloseInside() {
 	if w.inside != nil {

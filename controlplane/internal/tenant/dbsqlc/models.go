@@ -22,4 +22,6 @@ type ControlPlan struct {
 	UpdatedAt          time.Time
 	// Counts by name; what is absent is as the nodes have it by default.
 	Limits []byte
+	// How long a deleted tenant of the plan can be undeleted.
+	RetentionDays int32
 }

@@ -72,6 +72,17 @@ func (q *Queries) GetTenant(ctx context.Context, db DBTX, arg GetTenantParams) (
 	return i, err
 }
 
+const graceIsOver = `-- name: GraceIsOver :one
+SELECT COALESCE(purge_at <= now(), false)::boolean AS over FROM control.tenants WHERE id = $1
+`
+
+func (q *Queries) GraceIsOver(ctx context.Context, db DBTX, id uuid.UUID) (bool, error) {
+	row := db.QueryRow(ctx, graceIsOver, id)
+	var over bool
+	err := row.Scan(&over)
+	return over, err
+}
+
 const insertTenant = `-- name: InsertTenant :exec
 INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, database_name, credential, schema_version)
 VALUES ($1, $2, $3, 'provisioning', $4, $5, $6, $7, $8)
@@ -114,7 +125,7 @@ func (q *Queries) IsRouted(ctx context.Context, db DBTX, tenantID uuid.UUID) (bo
 }
 
 const listPlans = `-- name: ListPlans :many
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
 FROM control.plans ORDER BY code
 `
 
@@ -137,6 +148,7 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ControlPlan, error)
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.Limits,
+			&i.RetentionDays,
 		); err != nil {
 			return nil, err
 		}
@@ -149,7 +161,7 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ControlPlan, error)
 }
 
 const lockPlan = `-- name: LockPlan :one
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits
+SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
 FROM control.plans WHERE code = $1 FOR NO KEY UPDATE
 `
 
@@ -166,6 +178,7 @@ func (q *Queries) LockPlan(ctx context.Context, db DBTX, code string) (ControlPl
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.Limits,
+		&i.RetentionDays,
 	)
 	return i, err
 }
@@ -193,6 +206,15 @@ func (q *Queries) LockTenant(ctx context.Context, db DBTX, id uuid.UUID) (LockTe
 		&i.PlanID,
 	)
 	return i, err
+}
+
+const markDeleted = `-- name: MarkDeleted :exec
+UPDATE control.tenants SET status_before = status, status = 'deleted', purge_at = NULL, updated_at = now() WHERE id = $1
+`
+
+func (q *Queries) MarkDeleted(ctx context.Context, db DBTX, id uuid.UUID) error {
+	_, err := db.Exec(ctx, markDeleted, id)
+	return err
 }
 
 const ownerOfOperation = `-- name: OwnerOfOperation :one
@@ -243,6 +265,26 @@ func (q *Queries) PublishRoute(ctx context.Context, db DBTX, tenantID uuid.UUID)
 	var version int64
 	err := row.Scan(&version)
 	return version, err
+}
+
+const publishTombstone = `-- name: PublishTombstone :exec
+SELECT control.publish_route(tenant_id, true) FROM control.routes WHERE tenant_id = $1
+`
+
+func (q *Queries) PublishTombstone(ctx context.Context, db DBTX, tenantID uuid.UUID) error {
+	_, err := db.Exec(ctx, publishTombstone, tenantID)
+	return err
+}
+
+const raiseTokenEpoch = `-- name: RaiseTokenEpoch :one
+UPDATE control.tenants SET token_epoch = token_epoch + 1, updated_at = now() WHERE id = $1 RETURNING token_epoch
+`
+
+func (q *Queries) RaiseTokenEpoch(ctx context.Context, db DBTX, id uuid.UUID) (int64, error) {
+	row := db.QueryRow(ctx, raiseTokenEpoch, id)
+	var token_epoch int64
+	err := row.Scan(&token_epoch)
+	return token_epoch, err
 }
 
 const routedTenantsOfPlan = `-- name: RoutedTenantsOfPlan :many
