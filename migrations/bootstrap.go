@@ -160,11 +160,14 @@ GRANT USAGE ON LANGUAGE plpgsql TO ouvira_owner;
 
 func prepareBase(ctx context.Context, conn *pgx.Conn, superuserDSN string) error {
 	var ready bool
-	err := conn.QueryRow(ctx, "SELECT COALESCE((SELECT datistemplate AND NOT datallowconn FROM pg_database WHERE datname = $1), false)", BaseDatabase).Scan(&ready)
-	if err != nil || ready {
+	err := conn.QueryRow(ctx, "SELECT COALESCE((SELECT datistemplate FROM pg_database WHERE datname = $1), false)", BaseDatabase).Scan(&ready)
+	if err != nil {
 		return err
 	}
-	// ready is set last: a base database without it was left half-made.
+	if ready { // PrepareMoves may have died while it was open
+		return exec(ctx, conn, "ALTER DATABASE ouvira_base ALLOW_CONNECTIONS false")
+	}
+	// It becomes a template last: a base database that is none was left half-made.
 	statements := []string{
 		"DROP DATABASE IF EXISTS ouvira_base WITH (FORCE)",
 		"CREATE DATABASE ouvira_base TEMPLATE template0 OWNER ouvira_owner ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'",

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -48,12 +49,15 @@ func (s *Service) Add(ctx context.Context, in New, also func(tx pgx.Tx, s Server
 		if err := refuse(ctx, tx, in, found); err != nil {
 			return Server{}, err
 		}
-		provisioner, err := s.prepare(ctx, given, found)
+		provisioner, mover, err := s.prepare(ctx, given, found, credentials{})
 		if err != nil {
 			return Server{}, err
 		}
 		id, err := s.insert(ctx, tx, in, provisioner, found)
 		if err != nil {
+			return Server{}, err
+		}
+		if err := s.storeMover(ctx, tx, id, mover); err != nil {
 			return Server{}, err
 		}
 		added, err := getServer(ctx, tx, id)
@@ -198,35 +202,54 @@ func refuse(ctx context.Context, tx pgx.Tx, in New, f facts) error {
 	return nil
 }
 
-// prepare returns the address by which the provisioner connects from now on.
-func (s *Service) prepare(ctx context.Context, given address, f facts) (address, error) {
-	provisioner := given
+// credentials are the passwords of our roles on a server; empty ones are made.
+type credentials struct{ provisioner, mover string }
+
+// prepare returns the address by which the provisioner connects from now on, and
+// the mover's password, which only a superuser can have set.
+func (s *Service) prepare(ctx context.Context, given address, f facts, known credentials) (provisioner address, mover string, err error) {
+	provisioner = given
 	if f.superuser {
-		provisioner.user, provisioner.password = migrations.ProvisionerRole, pg.NewPassword()
-		verifier, err := pg.SCRAMVerifier(provisioner.password)
-		if err != nil {
-			return address{}, err
-		}
-		err = given.with(Target{ApplicationName: "ouvira/server"}, func(dsn string) error {
-			return migrations.PrepareServer(ctx, dsn, verifier)
-		})
-		if err != nil {
-			return address{}, invalid("url", "not_prepared", "The server could not be prepared; its log says why.").Because(err)
+		provisioner.user, provisioner.password = migrations.ProvisionerRole, cmp.Or(known.provisioner, pg.NewPassword())
+		mover = cmp.Or(known.mover, pg.NewPassword())
+		if err := prepareAs(ctx, given, provisioner.password, mover); err != nil {
+			return address{}, "", err
 		}
 	}
 	conn, err := connect(ctx, provisioner)
 	if err != nil {
-		return address{}, err
+		return address{}, "", err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	missing, err := Unprepared(ctx, conn)
 	if err != nil {
-		return address{}, invalid("url", "not_prepared", "The server could not be checked.").Because(err)
+		return address{}, "", invalid("url", "not_prepared", "The server could not be checked.").Because(err)
 	}
 	if len(missing) > 0 {
-		return address{}, invalid("url", "not_prepared", "The server is not prepared ("+strings.Join(missing, "; ")+"): add it once with a superuser's URL.")
+		return address{}, "", invalid("url", "not_prepared", "The server is not prepared ("+strings.Join(missing, "; ")+"): add it once with a superuser's URL.")
 	}
-	return provisioner, nil
+	return provisioner, mover, nil
+}
+
+// prepareAs prepares the server as the superuser of the address.
+func prepareAs(ctx context.Context, superuser address, provisioner, mover string) error {
+	var verifiers [2]string
+	for i, password := range []string{provisioner, mover} {
+		var err error
+		if verifiers[i], err = pg.SCRAMVerifier(password); err != nil {
+			return err
+		}
+	}
+	err := superuser.with(Target{ApplicationName: "ouvira/server"}, func(dsn string) error {
+		if err := migrations.PrepareServer(ctx, dsn, verifiers[0]); err != nil {
+			return err
+		}
+		return migrations.PrepareMoves(ctx, dsn, verifiers[1])
+	})
+	if err != nil {
+		return invalid("url", "not_prepared", "The server could not be prepared; its log says why.").Because(err)
+	}
+	return nil
 }
 
 // Unprepared says what a server lacks to hold tenants, asked as its

@@ -22,6 +22,7 @@ type Target struct {
 	Database        string // default "postgres"
 	ApplicationName string // shown in pg_stat_activity
 	Role            string // current role of the session; "" stays the provisioner
+	Mover           bool   // connect as the mover, who may read everything and replicate
 }
 
 // Access is the right of this process to a few connections to one server,
@@ -30,6 +31,7 @@ type Access struct {
 	Server Server
 
 	address address
+	mover   string // the mover's password; "": the server is not prepared for moves
 	budget  Budget // nil: none is asked
 	release func()
 }
@@ -65,18 +67,13 @@ func (s *Service) reserved(ctx context.Context, id uuid.UUID) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	var sealed []byte
 	a := address{host: server.Host, port: server.Port, user: migrations.ProvisionerRole, tls: TLS{Mode: server.TLSMode}}
-	err = s.db.QueryRow(ctx, "SELECT provisioner_credential, tls_ca FROM control.servers WHERE id = $1", id).Scan(&sealed, &a.tls.CA)
+	known, ca, err := s.credentials(ctx, s.db, server)
 	if err != nil {
-		return nil, fmt.Errorf("read the server's credential: %w", err)
+		return nil, err
 	}
-	password, err := s.key.Unseal(sealed, credentialContext(id))
-	if err != nil {
-		return nil, fmt.Errorf("the credential of server %s (is OUVIRA_CONTROL_KEY_FILE the key it was added with?): %w", server.Name, err)
-	}
-	a.password = string(password)
-	return &Access{Server: server, address: a}, nil
+	a.password, a.tls.CA = known.provisioner, ca
+	return &Access{Server: server, address: a, mover: known.mover}, nil
 }
 
 // Close gives the connections back to the share. Close them first.
@@ -94,6 +91,9 @@ const connectTimeout = 5 * time.Second
 func (a *Access) Connect(ctx context.Context, t Target) (*pgx.Conn, error) {
 	role := t.Role
 	t.Role = "" // the provisioner may silence the log, the owner may not
+	if t.Mover && a.mover == "" {
+		return nil, ErrNoMover
+	}
 	var conn *pgx.Conn
 	err := a.WithURL(t, func(address string) error {
 		config, err := pgx.ParseConfig(address)
@@ -132,7 +132,11 @@ func (a *Access) WithURL(t Target, fn func(address string) error) error {
 		}
 		t.ApplicationName += "/" + a.budget.Instance()
 	}
-	return a.address.with(t, fn)
+	who := a.address
+	if t.Mover {
+		who.user, who.password = migrations.MoverRole, a.mover
+	}
+	return who.with(t, fn)
 }
 
 func (a address) with(t Target, fn func(string) error) error {

@@ -42,7 +42,7 @@ type Server struct {
 	Status    string    `json:"status"` // active, draining, offline
 	Version   int       `json:"postgres_version"`
 	Capacity  Capacity  `json:"capacity"`
-	Databases int       `json:"databases"` // in use
+	Databases int       `json:"databases"` // in use: tenants, and what moves bring or have left
 	Free      int       `json:"free"`      // databases that still fit
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
@@ -102,13 +102,20 @@ func NewService(db *pgxpool.Pool, key *seal.ControlKey, log *slog.Logger, o Opti
 // for.
 func (s *Service) Connections() budget.Holder { return s.seats }
 
+// databases are those that take a place on a server: of tenants, of the warm pool,
+// those that moves are bringing, and those that they have left and that are kept
+// for a while.
+const databases = `
+	SELECT server_id FROM control.tenants WHERE server_id IS NOT NULL
+	UNION ALL SELECT server_id FROM control.warm_databases
+	UNION ALL SELECT target_id FROM control.moves WHERE switched_at IS NULL AND aborted_at IS NULL
+	UNION ALL SELECT source_id FROM control.moves WHERE switched_at IS NOT NULL AND dropped_at IS NULL`
+
 const selectServers = `
 	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
 	       s.max_databases, s.max_connections, u.used, s.created_at, s.updated_at
 	FROM control.servers s
-	CROSS JOIN LATERAL (
-		SELECT (SELECT count(*) FROM control.tenants t WHERE t.server_id = s.id)
-		     + (SELECT count(*) FROM control.warm_databases w WHERE w.server_id = s.id) AS used) u`
+	CROSS JOIN LATERAL (SELECT count(*) AS used FROM (` + databases + `) d WHERE d.server_id = s.id) u`
 
 func scanServer(row pgx.CollectableRow) (Server, error) {
 	var s Server
@@ -142,10 +149,15 @@ func getServer(ctx context.Context, q pg.Querier, id uuid.UUID) (Server, error) 
 
 // Find reads one server by its id or its name. Errors: fault.NotFound.
 func (s *Service) Find(ctx context.Context, idOrName string) (Server, error) {
+	return s.FindTx(ctx, s.db, idOrName)
+}
+
+// FindTx is Find inside the caller's transaction.
+func (s *Service) FindTx(ctx context.Context, q pg.Querier, idOrName string) (Server, error) {
 	if id, err := uuid.Parse(idOrName); err == nil {
-		return s.Get(ctx, id)
+		return getServer(ctx, q, id)
 	}
-	rows, err := s.db.Query(ctx, selectServers+" WHERE s.name = $1", idOrName)
+	rows, err := q.Query(ctx, selectServers+" WHERE s.name = $1", idOrName)
 	if err != nil {
 		return Server{}, fmt.Errorf("read the server: %w", err)
 	}
@@ -220,11 +232,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUI
 		return uuid.Nil, fmt.Errorf("lock the servers: %w", err)
 	}
 	used := map[uuid.UUID]int{}
-	rows, err = tx.Query(ctx, `
-		SELECT server_id, count(*)
-		FROM (SELECT server_id FROM control.tenants WHERE server_id IS NOT NULL
-		      UNION ALL SELECT server_id FROM control.warm_databases) d
-		GROUP BY server_id`)
+	rows, err = tx.Query(ctx, "SELECT server_id, count(*) FROM ("+databases+") d GROUP BY server_id")
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("count the databases: %w", err)
 	}

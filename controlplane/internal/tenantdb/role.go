@@ -67,10 +67,15 @@ func (s *Session) hasRole(ctx context.Context, name string) (exists bool, err er
 	return exists, err
 }
 
+// Modern tells whether the server is Postgres 16 or later.
+func (s *Session) Modern(ctx context.Context) (modern bool, err error) {
+	err = s.Scan(ctx, []any{&modern}, "SELECT current_setting('server_version_num')::int >= 160000")
+	return modern, err
+}
+
 // joinApp is the statement that makes the role a member of ouvira_app.
 func (s *Session) joinApp(ctx context.Context, d Database) (string, error) {
-	var modern bool
-	err := s.Scan(ctx, []any{&modern}, "SELECT current_setting('server_version_num')::int >= 160000")
+	modern, err := s.Modern(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -34,9 +34,9 @@ func (s *Session) Conn() *pgx.Conn { return s.conn }
 // Server is the name of the server, for people.
 func (s *Session) Server() string { return s.server }
 
-// evict ends the sessions of earlier runs of the operation and waits until they
-// are gone: what they had begun is then either committed or rolled back.
-func (s *Session) evict(ctx context.Context, run *operation.Run) error {
+// evict ends the sessions of the operation's runs before the epoch and waits until
+// they are gone: what they had begun is then either committed or rolled back.
+func (s *Session) evict(ctx context.Context, run *operation.Run, before int64) error {
 	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
 	defer cancel()
 	for {
@@ -46,7 +46,7 @@ func (s *Session) evict(ctx context.Context, run *operation.Run) error {
 			FROM pg_stat_activity
 			WHERE starts_with(application_name, $1) AND split_part(application_name, '/', 4)::bigint < $2
 			  AND pid <> pg_backend_pid()`,
-			operation.ApplicationPrefix+run.ID.String()+"/", run.Epoch)
+			operation.ApplicationPrefix+run.ID.String()+"/", before)
 		if err != nil || left == 0 {
 			return err
 		}

@@ -96,9 +96,10 @@ func (w *Work) Check(ctx context.Context) error {
 // epoch checked again, so a run that was overtaken while it slept finds out before
 // it acts, and one that acts was not overtaken.
 func (w *Work) Admin(ctx context.Context) (*Session, error) {
-	if w.admin != nil {
+	if w.admin != nil && !w.admin.conn.IsClosed() {
 		return w.admin, nil
 	}
+	w.admin = nil
 	if err := w.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (w *Work) Admin(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	if w.run != nil {
-		err = errors.Join(admin.evict(ctx, w.run), w.Check(ctx))
+		err = errors.Join(admin.evict(ctx, w.run, w.run.Epoch), w.Check(ctx))
 	}
 	if err == nil {
 		err = admin.Exec(ctx, "SET lock_timeout = '2s'")
@@ -132,7 +133,7 @@ func (w *Work) Open(ctx context.Context) error {
 
 // Inside opens the connection in a tenant's database, as its owner, once.
 func (w *Work) Inside(ctx context.Context, d Database) (*Session, error) {
-	if w.inside != nil && w.where == d {
+	if w.inside != nil && w.where == d && !w.inside.conn.IsClosed() {
 		return w.inside, nil
 	}
 	w.CloseInside()
@@ -170,6 +171,49 @@ func (w *Work) WithURL(ctx context.Context, database, role string, fn func(addre
 		return err
 	}
 	return w.access.WithURL(server.Target{Database: database, Role: role, ApplicationName: w.applicationName()}, fn)
+}
+
+// Reconnect closes all connections and ends what they may still be doing at the
+// server: after a statement was given up, before its opposite is asked for.
+func (w *Work) Reconnect(ctx context.Context) error {
+	w.Close()
+	admin, err := w.Admin(ctx)
+	if err != nil || w.run == nil {
+		return err
+	}
+	return admin.evict(ctx, w.run, w.run.Epoch+1)
+}
+
+// Visit opens one more connection for fn: as the provisioner, who is not the
+// owner, or as the mover. It is the third that a Work has beside Admin's and
+// Inside's.
+func (w *Work) Visit(ctx context.Context, t server.Target, fn func(*Session) error) error {
+	if _, err := w.Admin(ctx); err != nil {
+		return err
+	}
+	s, err := w.connect(ctx, t)
+	if errors.Is(err, server.ErrNoMover) {
+		return operation.Fail("not_prepared_for_moves", "Server "+w.access.Server.Name+" is not prepared for moves.",
+			"Prepare it again (ouvira server prepare "+w.access.Server.Name+"), then move the tenant.")
+	}
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := w.Check(ctx); err != nil {
+		return err
+	}
+	return fn(s)
+}
+
+// Replication is how another server reaches the database as the mover: a libpq
+// connection string that holds a password. modern: that server is Postgres 16 or
+// later.
+func (w *Work) Replication(ctx context.Context, d Database, modern bool) (string, error) {
+	if err := w.Open(ctx); err != nil {
+		return "", err
+	}
+	return w.access.Replication(d.Name(), modern)
 }
 
 // Migrate brings a database to this release's schema version, as its owner. It
