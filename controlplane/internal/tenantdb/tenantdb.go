@@ -191,6 +191,26 @@ func (w *Work) Migrate(ctx context.Context, database string) error {
 	return fmt.Errorf("migrate %s on server %s: %w", database, w.access.Server.Name, err)
 }
 
+// Upgrade brings a tenant's database to this release's schema version. One that was
+// just made from the template is there already; one that is older is not.
+func (w *Work) Upgrade(ctx context.Context, d Database) error {
+	latest, err := migrations.Tenant.Latest()
+	if err != nil {
+		return err
+	}
+	inside, err := w.Inside(ctx, d)
+	if err != nil {
+		return err
+	}
+	var current bool
+	err = inside.Scan(ctx, []any{&current}, `
+		SELECT EXISTS (SELECT FROM ouvira.schema_migrations WHERE version = $1 AND NOT dirty)`, int64(latest))
+	if err != nil || current {
+		return err
+	}
+	return w.Migrate(ctx, d.Name())
+}
+
 // CloseInside closes the connection that Inside has opened.
 func (w *Work) CloseInside() {
 	if w.inside != nil {
