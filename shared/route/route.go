@@ -68,6 +68,9 @@ type Settings struct {
 	Limits map[string]int `json:"limits,omitempty"`
 
 	Branding Branding `json:"branding,omitzero"`
+
+	// Sandbox: the tenant is a copy to try things with. Its mail and SMS go nowhere.
+	Sandbox bool `json:"sandbox,omitempty"`
 }
 
 // Branding is how the tenant's mails look. Whatever is empty is taken from the

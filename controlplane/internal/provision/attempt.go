@@ -52,7 +52,7 @@ func (a *attempt) Step(ctx context.Context, name string) error {
 		StepRole:     a.role,
 		StepDatabase: func(ctx context.Context) error { return create(ctx, a.work, a.database()) },
 		StepLockdown: func(ctx context.Context) error { return a.work.Lockdown(ctx, a.database()) },
-		StepMigrate:  func(ctx context.Context) error { return migrate(ctx, a.work, a.database()) },
+		StepMigrate:  func(ctx context.Context) error { return a.work.Upgrade(ctx, a.database()) },
 		StepSeed:     a.seed,
 		StepActivate: a.activate,
 	}[name]
@@ -107,10 +107,20 @@ func (a *attempt) database() tenantdb.Database {
 // place commits where the tenant goes and under which names, before anything
 // exists there.
 func (a *attempt) place(ctx context.Context) error {
-	return a.run.InTx(ctx, func(tx pgx.Tx) error {
+	id, err := Place(ctx, a.run, a.s.servers, a.database(), a.params.Server)
+	if err == nil {
+		a.placed(&id)
+	}
+	return err
+}
+
+// Place gives a tenant that is being provisioned its server, wanted (id or name) or
+// the emptiest, and its database's name. One that has a place keeps it.
+func Place(ctx context.Context, run *operation.Run, servers *server.Service, d tenantdb.Database, wanted string) (id uuid.UUID, err error) {
+	err = run.InTx(ctx, func(tx pgx.Tx) error {
 		var status string
 		var chosen *uuid.UUID
-		err := tx.QueryRow(ctx, "SELECT status, server_id FROM control.tenants WHERE id = $1 FOR UPDATE", a.run.TenantID).Scan(&status, &chosen)
+		err := tx.QueryRow(ctx, "SELECT status, server_id FROM control.tenants WHERE id = $1 FOR UPDATE", d.Tenant).Scan(&status, &chosen)
 		if err != nil {
 			return fmt.Errorf("lock the tenant: %w", err)
 		}
@@ -118,10 +128,10 @@ func (a *attempt) place(ctx context.Context) error {
 			return notProvisioning(status)
 		}
 		if chosen != nil {
-			a.placed(chosen)
+			id = *chosen
 			return nil
 		}
-		id, err := a.s.servers.Place(ctx, tx, a.params.Server)
+		id, err = servers.Place(ctx, tx, wanted)
 		switch {
 		case errors.Is(err, server.ErrNoCapacity):
 			return operation.Later("no_capacity", "No tenant server has room for another database.",
@@ -131,14 +141,13 @@ func (a *attempt) place(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		_, err = tx.Exec(ctx, "UPDATE control.tenants SET server_id = $2, database_name = $3, updated_at = now() WHERE id = $1",
-			a.run.TenantID, id, a.database().Name())
+		_, err = tx.Exec(ctx, "UPDATE control.tenants SET server_id = $2, database_name = $3, updated_at = now() WHERE id = $1", d.Tenant, id, d.Name())
 		if err != nil {
 			return fmt.Errorf("write the tenant's place: %w", err)
 		}
-		a.placed(&id)
 		return nil
 	})
+	return id, err
 }
 
 func notProvisioning(status string) error {
@@ -224,11 +233,15 @@ func (a *attempt) announce(ctx context.Context, tx pgx.Tx, owner Owner) error {
 }
 
 func (a *attempt) audit(ctx context.Context, tx pgx.Tx, action string, detail map[string]any) error {
-	detail["operation_id"] = a.run.ID
-	detail["asked_by"] = a.run.CreatedBy
+	return record(ctx, tx, a.run, action, detail)
+}
+
+func record(ctx context.Context, tx pgx.Tx, run *operation.Run, action string, detail map[string]any) error {
+	detail["operation_id"] = run.ID
+	detail["asked_by"] = run.CreatedBy
 	return audit.Record(ctx, tx, audit.Entry{
-		Actor: audit.Worker(a.run.ID.String()), Action: action,
-		EntityType: "tenant", EntityID: a.run.TenantID.String(), TenantID: a.run.TenantID, Detail: detail,
+		Actor: audit.Worker(run.ID.String()), Action: action,
+		EntityType: "tenant", EntityID: run.TenantID.String(), TenantID: run.TenantID, Detail: detail,
 	})
 }
 
@@ -245,22 +258,28 @@ func (a *attempt) Undo(ctx context.Context) error {
 
 // Failed implements operation.Attempt.
 func (a *attempt) Failed(ctx context.Context, tx pgx.Tx, why operation.Problem) error {
+	return RecordFailure(ctx, tx, a.run, why)
+}
+
+// RecordFailure writes that the run's tenant could not be made, and takes its place
+// and its secrets from it.
+func RecordFailure(ctx context.Context, tx pgx.Tx, run *operation.Run, why operation.Problem) error {
 	_, err := tx.Exec(ctx, `
 		UPDATE control.tenants
 		SET status = 'failed', status_reason = $2, server_id = NULL, database_name = NULL, credential = NULL,
 		    signing_keys = '[]', schema_version = 0, updated_at = now()
-		WHERE id = $1 AND status = 'provisioning'`, a.run.TenantID, why.Message+" "+why.NextAction)
+		WHERE id = $1 AND status = 'provisioning'`, run.TenantID, why.Message+" "+why.NextAction)
 	if err != nil {
 		return fmt.Errorf("write the tenant's failure: %w", err)
 	}
 	// The password hash stays: the tenant can be tried again.
 	_, err = tx.Exec(ctx, `
 		UPDATE control.signups SET status = 'failed', updated_at = now()
-		WHERE tenant_id = $1 AND status = 'provisioning'`, a.run.TenantID)
+		WHERE tenant_id = $1 AND status = 'provisioning'`, run.TenantID)
 	if err != nil {
 		return fmt.Errorf("write the sign-up's failure: %w", err)
 	}
-	return a.audit(ctx, tx, "tenant.provisioning_failed", map[string]any{"code": why.Code})
+	return record(ctx, tx, run, "tenant.provisioning_failed", map[string]any{"code": why.Code})
 }
 
 // Close implements operation.Attempt.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/shared/fault"
 )
 
@@ -28,17 +29,16 @@ func (s *Service) Retry(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, create
 	if status != "failed" {
 		return uuid.Nil, fault.Conflict("The tenant is " + status + "; only one that has failed can be tried again.").Code("not_failed")
 	}
+	// What makes a tenant is its first operation: this room's, or a copy.
+	again := operation.Spec{TenantID: tenant, CreatedBy: createdBy, Exclusive: true}
 	var params json.RawMessage
 	err = tx.QueryRow(ctx, `
-		SELECT params FROM control.operations WHERE tenant_id = $1 AND kind = $2 ORDER BY id DESC LIMIT 1`,
-		tenant, Kind).Scan(&params)
+		SELECT o.kind, o.params, o.long, ARRAY(SELECT name FROM control.operation_steps s WHERE s.operation_id = o.id ORDER BY position)
+		FROM control.operations o WHERE o.tenant_id = $1 ORDER BY o.id LIMIT 1`, tenant).Scan(&again.Kind, &params, &again.Long, &again.Steps)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("read what was asked for: %w", err)
 	}
-	var p Params
-	if err := json.Unmarshal(params, &p); err != nil {
-		return uuid.Nil, fmt.Errorf("decode what was asked for: %w", err)
-	}
+	again.Params = params
 	_, err = tx.Exec(ctx, `
 		UPDATE control.tenants
 		SET status = 'provisioning', status_reason = '', incarnation = incarnation + 1,
@@ -51,5 +51,5 @@ func (s *Service) Retry(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, create
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("reopen the sign-up: %w", err)
 	}
-	return s.Start(ctx, tx, tenant, p, createdBy)
+	return s.operations.Enqueue(ctx, tx, again)
 }

@@ -2,12 +2,6 @@ package provision
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
-	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 )
 
 // seedInput is what ouvira.seed_tenant is called with.
@@ -38,7 +32,7 @@ func (a *attempt) seed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kid, public, sealed, err := a.signingKey()
+	key, err := tenantdb.NewSigningKey(a.s.data, a.run.TenantID)
 	if err != nil {
 		return err
 	}
@@ -56,7 +50,7 @@ func (a *attempt) seed(ctx context.Context) error {
 	err = inside.Scan(ctx, []any{&seeded, &version}, `
 		SELECT ouvira.seed_tenant($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11), (SELECT version FROM ouvira.schema_migrations)`,
 		in.id, in.owner.FullName, in.owner.Email, in.emailVerified, in.passwordHash, in.tokenHash, in.tokenExpiresAt,
-		in.company, kid, public, sealed)
+		in.company, key.Kid, key.Public, key.Private)
 	if err != nil {
 		return err
 	}
@@ -109,34 +103,4 @@ func (a *attempt) invited() (seedInput, error) {
 		id: a.run.TenantID, owner: *a.params.Owner, company: a.tenant.name,
 		tokenHash: OwnerTokenHash(token), tokenExpiresAt: &expires,
 	}, nil
-}
-
-// signingKey makes an ES256 key pair: the public half as a JWK named by its
-// thumbprint (RFC 7638), the private half in PKCS #8, sealed to the data plane.
-func (a *attempt) signingKey() (kid string, public, sealed []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", nil, nil, fmt.Errorf("make a signing key: %w", err)
-	}
-	point, err := key.PublicKey.Bytes()
-	if err != nil {
-		return "", nil, nil, fmt.Errorf("encode the signing key: %w", err)
-	}
-	b64 := base64.RawURLEncoding.EncodeToString
-	// An uncompressed point: 0x04, x, y.
-	jwk := route.JWK{Kty: "EC", Crv: "P-256", X: b64(point[1:33]), Y: b64(point[33:65]), Alg: "ES256", Use: "sig"}
-	thumbprint := sha256.Sum256(fmt.Appendf(nil, `{"crv":"P-256","kty":"EC","x":"%s","y":"%s"}`, jwk.X, jwk.Y))
-	jwk.Kid = b64(thumbprint[:])
-	if public, err = json.Marshal(jwk); err != nil {
-		return "", nil, nil, fmt.Errorf("encode the signing key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", nil, nil, fmt.Errorf("encode the signing key: %w", err)
-	}
-	sealed, err = a.s.data.Seal(der, route.SigningKeyContext(a.run.TenantID, jwk.Kid))
-	if err != nil {
-		return "", nil, nil, fmt.Errorf("seal the signing key: %w", err)
-	}
-	return jwk.Kid, public, sealed, nil
 }

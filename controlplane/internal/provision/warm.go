@@ -125,7 +125,7 @@ func (a *warmAttempt) Step(ctx context.Context, name string) error {
 	case StepLockdown:
 		err = a.work.Lockdown(ctx, a.database)
 	case StepMigrate:
-		err = migrate(ctx, a.work, a.database)
+		err = a.work.Upgrade(ctx, a.database)
 	case stepReady:
 		err = a.ready(ctx)
 	case stepDrop:
@@ -166,16 +166,16 @@ func (a *warmAttempt) role(ctx context.Context) error {
 	if _, err := a.work.Admin(ctx); err != nil {
 		return err
 	}
-	secret, err := a.s.credential(a.database)
+	credential, err := tenantdb.NewCredential(a.s.data, a.database)
 	if err != nil {
 		return err
 	}
-	err = a.update(ctx, "SET credential = $2 WHERE id = $1 AND status = 'making'", secret.sealed)
+	err = a.update(ctx, "SET credential = $2 WHERE id = $1 AND status = 'making'", credential.Sealed)
 	if err != nil {
 		return err
 	}
 	failpoint.Hit(ctx, "warm/role-stored")
-	return a.work.Role(ctx, a.database, secret.verifier, a.maxConnections)
+	return a.work.Role(ctx, a.database, credential.Verifier, a.maxConnections)
 }
 
 // ready says in the database whose it will be and puts it into the pool. The role

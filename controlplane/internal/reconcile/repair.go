@@ -203,15 +203,8 @@ func (a *repair) apply(ctx context.Context, work *tenantdb.Work, f Finding, c *c
 
 // migrate brings the database to this release's version and says so.
 func (a *repair) migrate(ctx context.Context, work *tenantdb.Work, d tenantdb.Database) error {
-	if err := work.Migrate(ctx, d.Name()); err != nil {
-		return err
-	}
-	inside, err := work.Inside(ctx, d)
+	version, err := work.CatchUp(ctx, d)
 	if err != nil {
-		return err
-	}
-	var version int64
-	if err := inside.Scan(ctx, []any{&version}, "SELECT version FROM ouvira.schema_migrations"); err != nil {
 		return err
 	}
 	return a.run.InTx(ctx, func(tx pgx.Tx) error {

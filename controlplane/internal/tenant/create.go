@@ -79,6 +79,7 @@ type Row struct {
 	Plan string // code; "" means DefaultPlan
 
 	Server string // id or name; "" lets the placement choose
+	Bare   bool   // its database is made of something else: none out of the warm pool
 }
 
 // checkServer refuses a wish that the placement could never grant.
@@ -111,9 +112,12 @@ func (s *Service) Insert(ctx context.Context, tx pgx.Tx, r Row) (uuid.UUID, erro
 		return uuid.Nil, fmt.Errorf("look up the plan: %w", err)
 	}
 	row := dbsqlc.InsertTenantParams{Slug: r.Slug, Name: r.Name, PlanID: plan.ID}
-	warm, ok, err := s.Provision.Claim(ctx, tx, plan.ID, r.Server)
-	if err != nil {
-		return uuid.Nil, err
+	var warm provision.Claimed
+	ok := false
+	if !r.Bare {
+		if warm, ok, err = s.Provision.Claim(ctx, tx, plan.ID, r.Server); err != nil {
+			return uuid.Nil, err
+		}
 	}
 	if ok {
 		row.ID, row.ServerID, row.DatabaseName = warm.ID, uuid.NullUUID{UUID: warm.Server, Valid: true}, &warm.Database

@@ -253,6 +253,12 @@ func (w *Work) CatchUp(ctx context.Context, d Database) (version int64, err erro
 	return version, err
 }
 
+// Upgrade is CatchUp for those who need not know the version.
+func (w *Work) Upgrade(ctx context.Context, d Database) error {
+	_, err := w.CatchUp(ctx, d)
+	return err
+}
+
 func (w *Work) version(ctx context.Context, d Database) (version int64, dirty bool, err error) {
 	inside, err := w.Inside(ctx, d)
 	if err != nil {

@@ -7,10 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ouvira/ouvira/shared/pgbin"
 )
 
 // The versions Ouvira runs on. A newer one is accepted: it is more likely to
@@ -36,7 +37,7 @@ type Binaries struct {
 // the data directory of an earlier run. It returns an error of kind
 // [ErrNotFound] that says what to do when there is none.
 func Find(ctx context.Context, major int) (Binaries, error) {
-	return machine{getenv: os.Getenv, folders: usualFolders}.find(ctx, major)
+	return machine{getenv: os.Getenv, folders: pgbin.UsualFolders}.find(ctx, major)
 }
 
 // Locate is Find, and when the machine has nothing, one download into cacheDir
@@ -54,18 +55,6 @@ func Locate(ctx context.Context, major int, cacheDir string) (Binaries, error) {
 		return Binaries{}, fmt.Errorf("%w And fetching it failed: %w", err, fetchErr)
 	}
 	return fetched, nil
-}
-
-var usualFolders = []string{
-	"/usr/lib/postgresql/*/bin",
-	"/usr/pgsql-*/bin",
-	"/opt/homebrew/opt/postgresql@*/bin",
-	"/usr/local/opt/postgresql@*/bin",
-	"/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
-	"/opt/homebrew/opt/postgresql/bin",
-	"/usr/local/opt/postgresql/bin",
-	"/Applications/Postgres.app/Contents/Versions/*/bin",
-	"/usr/local/pgsql/bin",
 }
 
 // machine is where to look; tests make one of their own.
@@ -87,7 +76,7 @@ func (m machine) find(ctx context.Context, major int) (Binaries, error) {
 	}
 	var seen []string
 	var reasons []string
-	for _, dir := range m.candidates(ctx) {
+	for _, dir := range pgbin.Folders(ctx, m.getenv, m.folders, "postgres") {
 		if slices.Contains(seen, dir) {
 			continue
 		}
@@ -114,55 +103,6 @@ func (m machine) find(ctx context.Context, major int) (Binaries, error) {
 	return Binaries{}, fmt.Errorf("%w: Postgres %s is neither in OUVIRA_PG_BIN nor in PATH nor in the usual folders%s. Install it (Debian: apt install postgresql; macOS: brew install postgresql@17), or set OUVIRA_PG_BIN to the folder that holds initdb and postgres.", ErrNotFound, wanted, why)
 }
 
-// candidates are the folders in the order in which they count.
-func (m machine) candidates(ctx context.Context) []string {
-	var dirs []string
-	path := filepath.SplitList(m.getenv("PATH"))
-	if tool := lookIn(path, "pg_config"); tool != "" {
-		if out, err := exec.CommandContext(ctx, tool, "--bindir").Output(); err == nil {
-			dirs = append(dirs, strings.TrimSpace(string(out)))
-		}
-	}
-	// A link in PATH (as Debian's and Homebrew's) leads to the folder where
-	// initdb lies too.
-	if tool := lookIn(path, "postgres"); tool != "" {
-		if target, err := filepath.EvalSymlinks(tool); err == nil {
-			dirs = append(dirs, filepath.Dir(target))
-		}
-		dirs = append(dirs, filepath.Dir(tool))
-	}
-	for _, pattern := range m.folders {
-		matches, _ := filepath.Glob(pattern)
-		slices.SortFunc(matches, func(a, b string) int { return majorIn(b) - majorIn(a) })
-		dirs = append(dirs, matches...)
-	}
-	return dirs
-}
-
-func lookIn(path []string, tool string) string {
-	for _, dir := range path {
-		file := filepath.Join(dir, tool)
-		if info, err := os.Stat(file); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
-			return file
-		}
-	}
-	return ""
-}
-
-var digits = regexp.MustCompile(`[0-9]+`)
-
-// majorIn reads the version out of a folder's name, 0 when it has none.
-func majorIn(dir string) int {
-	numbers := digits.FindAllString(filepath.Base(filepath.Dir(dir)), 1)
-	if len(numbers) == 0 {
-		return 0
-	}
-	major, _ := strconv.Atoi(numbers[0])
-	return major
-}
-
-var versionLine = regexp.MustCompile(`\(PostgreSQL\) (([0-9]+)[0-9.a-z]*)`)
-
 // inspect runs `postgres --version` as the user who will run the server: a
 // binary that this user cannot reach is as good as none.
 func inspect(ctx context.Context, dir string) (Binaries, error) {
@@ -186,7 +126,7 @@ func inspect(ctx context.Context, dir string) (Binaries, error) {
 		}
 		return Binaries{}, fmt.Errorf("%s/postgres does not run%s: %w", dir, as, err)
 	}
-	match := versionLine.FindStringSubmatch(string(out))
+	match := pgbin.VersionLine.FindStringSubmatch(string(out))
 	if match == nil {
 		return Binaries{}, fmt.Errorf("%s/postgres does not say its version", dir)
 	}
