@@ -17,9 +17,17 @@ type ControlPlan struct {
 	// Backends that one tenant may hold, over all nodes.
 	MaxConnections     int32
 	StatementTimeoutMs int32
-	TrialDays          int32
-	CreatedAt          time.Time
-	UpdatedAt          time.Time
+	// 0: no trial, and nothing is due before a first payment.
+	TrialDays int32
+	CreatedAt time.Time
+	UpdatedAt time.Time
 	// Counts by name; what is absent is as the nodes have it by default.
 	Limits []byte
+	// 0: no quota; so are users.
+	MaxStorageMb int32
+	MaxUsers     int32
+	OverQuota    string
+	// Between the end of what is paid and the lapse.
+	GraceDays   int32
+	LapseAction string
 }
