@@ -52,6 +52,16 @@ func NormalizeHost(host string) (string, error) {
 	return ascii, nil
 }
 
+// DisplayHost is a host as people write it, with letters of other scripts. It is
+// for showing only: a name that has no such form stays as it is.
+func DisplayHost(host string) string {
+	shown, err := lookupProfile.ToUnicode(host)
+	if err != nil {
+		return host
+	}
+	return shown
+}
+
 // normalizePlain is the way nearly every request takes: lower-case letters,
 // digits, hyphens and dots, perhaps a port. It allocates nothing.
 func normalizePlain(host string) (string, bool) {

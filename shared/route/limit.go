@@ -42,6 +42,13 @@ var (
 // MaxLimit is the highest count that a plan may give.
 const MaxLimit = 1_000_000
 
+// QuotaUsers is how many users the tenant may have, where its plan refuses more. It
+// travels among the limits, and is a number of things rather than of times.
+const QuotaUsers = "users"
+
+// MaxUsers is how many users the tenant may have; 0: as many as it likes.
+func (s Settings) MaxUsers() int { return s.Limits[QuotaUsers] }
+
 // Limits are all of them, by name.
 func Limits() []Limit {
 	return slices.SortedFunc(slices.Values(limits), func(a, b Limit) int {

@@ -62,6 +62,9 @@ type Settings struct {
 	InviteURL        string   `json:"invite_url,omitempty"`
 	Locale           string   `json:"locale,omitempty"`
 	Require2FA       bool     `json:"require_2fa,omitempty"`
+	// RedirectToPrimary leads browsers from the tenant's other names to its primary
+	// domain.
+	RedirectToPrimary bool `json:"redirect_to_primary,omitempty"`
 
 	// Limits are the counts, by name, that the tenant's plan changes. A route
 	// carries them here; they are not among what is stored of the tenant.

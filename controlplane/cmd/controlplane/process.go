@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"riverqueue.com/riverui"
 
+	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
@@ -191,6 +192,7 @@ func openDatabase(ctx context.Context, url string, o pg.Options, log *slog.Logge
 // furnish makes the rooms.
 func (h *house) furnish(public *seal.PublicKey) {
 	s := h.settings
+	resolver, _ := domain.NewResolver(s.DNSServers) // checked by Validate
 	operations := operation.NewStore(h.db, h.queue)
 	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
@@ -204,7 +206,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
 		},
 		Tenants:    tenants,
-		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain},
+		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
 		Operations: operations,
@@ -257,6 +259,12 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
 	sweeps.Go(func() { every(ctx, 10*time.Second, h.log, "fence and purge", h.lifecycle.Sweep) })
+	sweeps.Go(func() {
+		every(ctx, time.Minute, h.log, "look at domains again", func(ctx context.Context) error { return h.rooms.Domains.Recheck(ctx, audit.Worker(h.holder)) })
+	})
+	sweeps.Go(func() {
+		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
+	})
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

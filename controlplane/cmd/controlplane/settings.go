@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -39,6 +40,9 @@ type settings struct {
 	PublicScheme  string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
 	PublicPort    string   `env:"OUVIRA_PUBLIC_PORT"`
 	SignupOrigins []string `env:"OUVIRA_SIGNUP_ORIGINS"`
+	// ReservedDomains are hosts of the platform that no tenant may claim.
+	ReservedDomains []string `env:"OUVIRA_RESERVED_DOMAINS"`
+	DNSServers      []string `env:"OUVIRA_DNS_SERVERS"`
 
 	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
 	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
@@ -71,6 +75,12 @@ func (s *settings) Validate() error {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
 	}
+	for i, name := range s.ReservedDomains {
+		s.ReservedDomains[i], err = route.NormalizeHost(strings.TrimSpace(name))
+		refuse(err != nil || strings.Contains(name, ":"), "OUVIRA_RESERVED_DOMAINS: entry %d is not a host name such as example.com", i+1)
+	}
+	_, err = domain.NewResolver(s.DNSServers)
+	refuse(err != nil, "OUVIRA_DNS_SERVERS: %v", err)
 	_, err = httpserver.ParseProxies(s.TrustedProxies)
 	refuse(err != nil, "OUVIRA_TRUSTED_PROXIES: %v", err)
 	_, err = telemetry.Level(s.LogLevel)

@@ -59,7 +59,7 @@ func Run(ctx context.Context, args []string, p Process) int {
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, wide, json or yaml")
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.login(), a.logout(), a.operator(), a.tenant(), a.server(), a.pool(), a.domain(), a.operation(), a.doctor(), a.version())
+	root.AddCommand(a.login(), a.logout(), a.operator(), a.tenant(), a.server(), a.pool(), a.domain(), a.plan(), a.operation(), a.doctor(), a.version())
 	refuseStrangers(root)
 	root.SetArgs(args)
 	root.SetIn(p.In)
@@ -97,6 +97,9 @@ type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
 
+// notFoundError is something that a list does not have.
+type notFoundError struct{ error }
+
 // refuseStrangers makes groups without a command of their own refuse words
 // that they do not know, with cobra's suggestions, and arguments count as
 // usage.
@@ -129,10 +132,13 @@ func refuseStrangers(c *cobra.Command) {
 // exitCode says what went wrong, for scripts.
 func exitCode(err error) int {
 	var usage usageError
+	var missing notFoundError
 	var answer *apiError
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &missing):
+		return ExitNotFound
 	case errors.As(err, &usage):
 		return ExitUsage
 	case errors.As(err, &answer):

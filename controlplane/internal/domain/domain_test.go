@@ -1,9 +1,9 @@
 package domain_test
 
 import (
-	"context"
-	"errors"
+	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -18,28 +18,49 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 
 var actor = &audit.Actor{Kind: audit.KindCLI, ID: "test", Name: "test"}
 
-// zone is a DNS of TXT records.
-type zone map[string][]string
-
-func (z zone) LookupTXT(_ context.Context, name string) ([]string, error) {
-	if records, ok := z[name]; ok {
-		return records, nil
-	}
-	return nil, errors.New("no such host")
-}
-
 type world struct {
 	*domain.Service
 
 	control controltest.Control
-	zone    zone
+	dns     *nameserver
+	clock   time.Time
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{control: controltest.New(t), zone: zone{}}
-	w.Service = &domain.Service{DB: w.control.Pool, BaseDomain: "ouvira.test", Resolver: w.zone}
+	w := &world{control: controltest.New(t), dns: newNameserver(t), clock: time.Now()}
+	resolver, err := domain.NewResolver([]string{w.dns.address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Service = &domain.Service{
+		DB: w.control.Pool, BaseDomain: "ouvira.test", Reserved: []string{"platform.example"}, Resolver: resolver,
+		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return w.clock },
+	}
 	return w
+}
+
+// verified is a domain that was claimed and proven.
+func (w *world) verified(t *testing.T, tenant uuid.UUID, hostname string) domain.Domain {
+	t.Helper()
+	d, err := w.Add(t.Context(), actor, tenant, hostname)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.dns.publish(d.RecordName(), d.Challenge)
+	if d, err = w.Verify(t.Context(), actor, d.ID); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func one[T any](t *testing.T, w *world, sql string, args ...any) T {
+	t.Helper()
+	var v T
+	if err := w.control.Pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
 }
 
 func (w *world) tenant(t *testing.T, slug string) uuid.UUID {
@@ -68,13 +89,13 @@ func (w *world) route(t *testing.T, id uuid.UUID) (version int64, hosts []string
 
 // A hostname is routed once it is proven, and no longer once it is released;
 // whoever claims it next needs a proof of their own.
-func TestClaimProveReleaseClaim(t *testing.T) {
+func TestSec09AReleasedDomainNeedsAFreshProof(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	acme, globex := w.tenant(t, "acme"), w.tenant(t, "globex")
 	before, _ := w.route(t, acme)
 	claimed, err := w.Add(t.Context(), actor, acme, "  BÜCHER.example. ")
-	if err != nil || claimed.Hostname != "xn--bcher-kva.example" || claimed.Status != domain.StatusPending {
+	if err != nil || claimed.Hostname != "xn--bcher-kva.example" || claimed.DisplayName() != "bücher.example" || claimed.Status != domain.StatusPending {
 		t.Fatalf("%+v, %v", claimed, err)
 	}
 	if _, hosts := w.route(t, acme); len(hosts) != 0 {
@@ -86,7 +107,7 @@ func TestClaimProveReleaseClaim(t *testing.T) {
 	if _, err := w.Verify(t.Context(), actor, claimed.ID); fault.From(err).EffectiveCode() != "proof_missing" {
 		t.Errorf("verified without a proof: %v", err)
 	}
-	w.zone["_ouvira.xn--bcher-kva.example"] = []string{"v=spf1", claimed.Challenge}
+	w.dns.publish("_ouvira.xn--bcher-kva.example", "v=spf1", claimed.Challenge)
 	verified, err := w.Verify(t.Context(), actor, claimed.ID)
 	if err != nil || verified.Status != domain.StatusVerified || verified.VerifiedAt == nil {
 		t.Fatalf("%+v, %v", verified, err)
@@ -130,7 +151,7 @@ func TestHostnamesThatAreRefused(t *testing.T) {
 	for _, name := range []string{
 		"", "acme", "ouvira.test", "x.ouvira.test", "X.OUVIRA.TEST.", "a..b.example", "-a.example", "a_b.example",
 		"127.0.0.1", "[::1]", "a.example:80", "https://a.example", "a.example/x", "a b.example", "a.example\x00",
-		"＊.example", "*.example",
+		"＊.example", "*.example", "platform.example", "www.platform.example", "shop.localhost", "printer.local", "x.internal", "1.0.0.127.in-addr.arpa",
 	} {
 		if d, err := w.Add(t.Context(), actor, acme, name); !fault.Is(err, fault.KindInvalid) {
 			t.Errorf("%q: %+v, %v", name, d, err)

@@ -79,6 +79,7 @@ type api struct {
 	options Options
 	huma    huma.API
 	origin  *http.CrossOriginProtection
+	asking  *asking
 }
 
 // New is the handler of the public listener. It refuses an API that has an
@@ -137,7 +138,7 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 	router.NotFound(httpserver.NotFound)
 	router.MethodNotAllowed(httpserver.MethodNotAllowed)
 	a := &api{
-		Rooms: rooms, options: o, origin: http.NewCrossOriginProtection(),
+		Rooms: rooms, options: o, origin: http.NewCrossOriginProtection(), asking: newAsking(),
 		huma: httpserver.NewAPI(router, "Ouvira control plane", apiVersion),
 	}
 	a.huma.OpenAPI().Info.Description = "Tenants, domains, sign-ups and Postgres servers of an Ouvira installation."

@@ -11,14 +11,17 @@ import (
 
 // Domain is a hostname of a tenant.
 type Domain struct {
-	ID         uuid.UUID     `json:"id" format:"uuid"`
-	TenantID   uuid.UUID     `json:"tenant_id" format:"uuid"`
-	Hostname   string        `json:"hostname"`
-	Status     domain.Status `json:"status" enum:"pending,verified,lost"`
-	IsPrimary  bool          `json:"is_primary"`
-	DNS        DNSRecord     `json:"dns" doc:"Publish this record, then verify."`
-	VerifiedAt *time.Time    `json:"verified_at"`
-	CreatedAt  time.Time     `json:"created_at"`
+	ID          uuid.UUID     `json:"id" format:"uuid"`
+	TenantID    uuid.UUID     `json:"tenant_id" format:"uuid"`
+	Hostname    string        `json:"hostname" doc:"As the DNS has it."`
+	DisplayName string        `json:"display_name" doc:"As people write it, with letters of other scripts."`
+	Status      domain.Status `json:"status" enum:"pending,verified,lost" doc:"Lost: the record was gone for days, and the hostname is not routed."`
+	IsPrimary   bool          `json:"is_primary"`
+	DNS         DNSRecord     `json:"dns" doc:"Publish this record, then verify, and leave it there."`
+	VerifiedAt  *time.Time    `json:"verified_at"`
+	CheckedAt   *time.Time    `json:"checked_at" doc:"When the DNS has last answered."`
+	ExpiresAt   *time.Time    `json:"expires_at" doc:"When a claim ends that is not proven."`
+	CreatedAt   time.Time     `json:"created_at"`
 }
 
 // DNSRecord proves that a hostname is its claimant's.
@@ -30,9 +33,9 @@ type DNSRecord struct {
 
 func domainOf(d domain.Domain) Domain {
 	return Domain{
-		ID: d.ID, TenantID: d.TenantID, Hostname: d.Hostname, Status: d.Status, IsPrimary: d.IsPrimary,
+		ID: d.ID, TenantID: d.TenantID, Hostname: d.Hostname, DisplayName: d.DisplayName(), Status: d.Status, IsPrimary: d.IsPrimary,
 		DNS:        DNSRecord{Name: d.RecordName(), Type: "TXT", Value: d.Challenge},
-		VerifiedAt: d.VerifiedAt, CreatedAt: d.CreatedAt,
+		VerifiedAt: d.VerifiedAt, CheckedAt: d.CheckedAt, ExpiresAt: d.ExpiresAt(), CreatedAt: d.CreatedAt,
 	}
 }
 
@@ -65,11 +68,7 @@ func (a *api) addDomain(ctx context.Context, in *addDomainInput) (*body[Domain],
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.Domains.Add(ctx, actorOf(ctx), t.ID, in.Body.Hostname)
-	if err != nil {
-		return nil, err
-	}
-	return &body[Domain]{domainOf(d)}, nil
+	return answerDomain(a.Domains.Add(ctx, actorOf(ctx), t.ID, in.Body.Hostname))
 }
 
 type domainPath struct {
@@ -77,11 +76,36 @@ type domainPath struct {
 }
 
 func (a *api) verifyDomain(ctx context.Context, in *domainPath) (*body[Domain], error) {
-	d, err := a.Domains.Verify(ctx, actorOf(ctx), in.ID)
+	return answerDomain(a.Domains.Verify(ctx, actorOf(ctx), in.ID))
+}
+
+func answerDomain(d domain.Domain, err error) (*body[Domain], error) {
 	if err != nil {
 		return nil, err
 	}
 	return &body[Domain]{domainOf(d)}, nil
+}
+
+// DomainCheck is what the DNS says about a domain now.
+type DomainCheck struct {
+	Proof  domain.Proof `json:"proof" enum:"found,missing,unknown" doc:"Unknown: the DNS could not be asked."`
+	Domain Domain       `json:"domain"`
+}
+
+func (a *api) checkDomain(ctx context.Context, in *domainPath) (*body[DomainCheck], error) {
+	d, found, err := a.Domains.Check(ctx, actorOf(ctx), in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &body[DomainCheck]{DomainCheck{Proof: found, Domain: domainOf(d)}}, nil
+}
+
+func (a *api) setPrimaryDomain(ctx context.Context, in *domainPath) (*body[Domain], error) {
+	return answerDomain(a.Domains.SetPrimary(ctx, actorOf(ctx), in.ID))
+}
+
+func (a *api) unsetPrimaryDomain(ctx context.Context, in *domainPath) (*body[Domain], error) {
+	return answerDomain(a.Domains.UnsetPrimary(ctx, actorOf(ctx), in.ID))
 }
 
 func (a *api) removeDomain(ctx context.Context, in *domainPath) (*struct{}, error) {

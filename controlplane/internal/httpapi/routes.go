@@ -52,10 +52,17 @@ func (a *api) routes() {
 	op(a, get, "/v1/tenants/{tenant}/domains", needs(operator.DomainRead), ok, "list-domains", "List the domains of a tenant", a.listDomains)
 	op(a, post, "/v1/tenants/{tenant}/domains", needs(operator.DomainEdit), created, "add-domain", "Claim a hostname for a tenant", a.addDomain)
 	op(a, post, "/v1/domains/{id}/verify", needs(operator.DomainEdit), ok, "verify-domain", "Look for the TXT record and route the hostname", a.verifyDomain)
+	op(a, post, "/v1/domains/{id}/check", needs(operator.DomainEdit), ok, "check-domain", "Ask the DNS now whether the record is there", a.checkDomain)
+	op(a, post, "/v1/domains/{id}/primary", needs(operator.DomainEdit), ok, "set-primary-domain", "Write the tenant's links with this hostname", a.setPrimaryDomain)
+	op(a, remove, "/v1/domains/{id}/primary", needs(operator.DomainEdit), ok, "unset-primary-domain", "Write the tenant's links with its name on the platform again", a.unsetPrimaryDomain)
 	op(a, remove, "/v1/domains/{id}", needs(operator.DomainEdit), nothing, "remove-domain", "Release a hostname", a.removeDomain)
+	op(a, get, "/v1/tls/ask", open, ok, "tls-ask", "May a certificate be ordered for this name?", a.tlsAsk)
 
 	op(a, get, "/v1/plans", needs(operator.PlanRead), ok, "list-plans", "List plans", a.listPlans)
-	op(a, patch, "/v1/plans/{code}", needs(operator.PlanEdit), ok, "update-plan", "Change the rate limits of a plan", a.updatePlan)
+	op(a, post, "/v1/plans", needs(operator.PlanEdit), created, "create-plan", "Make a plan", a.createPlan)
+	op(a, get, "/v1/plans/{code}", needs(operator.PlanRead), ok, "show-plan", "Show a plan", a.showPlan)
+	op(a, patch, "/v1/plans/{code}", needs(operator.PlanEdit), ok, "update-plan", "Change a plan, for all its tenants", a.updatePlan)
+	op(a, remove, "/v1/plans/{code}", needs(operator.PlanEdit), nothing, "delete-plan", "Remove a plan that no tenant has", a.deletePlan)
 	op(a, get, "/v1/servers", needs(operator.ServerRead), ok, "list-servers", "List Postgres servers", a.listServers)
 	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
 

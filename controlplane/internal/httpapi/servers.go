@@ -2,9 +2,7 @@ package httpapi
 
 import (
 	"context"
-	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
@@ -55,48 +53,6 @@ func (a *api) addServer(ctx context.Context, in *addServerInput) (*body[server.S
 		return nil, err
 	}
 	return &body[server.Server]{s}, nil
-}
-
-// Plan is what a tenant may use.
-type Plan struct {
-	ID                 uuid.UUID `json:"id"`
-	Code               string    `json:"code"`
-	Name               string    `json:"name"`
-	MaxConnections     int32     `json:"max_connections" doc:"Connections one tenant may hold, over all nodes."`
-	StatementTimeoutMS int32     `json:"statement_timeout_ms"`
-	TrialDays          int32     `json:"trial_days"`
-
-	Limits map[string]int `json:"limits" doc:"How often something may be done, where it differs from the defaults. See update-plan for the names."`
-
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
-}
-
-func (a *api) listPlans(ctx context.Context, _ *struct{}) (*body[List[Plan]], error) {
-	found, err := a.Tenants.Plans(ctx)
-	if err != nil {
-		return nil, err
-	}
-	items := make([]Plan, 0, len(found))
-	for _, p := range found {
-		items = append(items, Plan(p))
-	}
-	return listed(items, ""), nil
-}
-
-type updatePlanInput struct {
-	Code string `path:"code" maxLength:"100"`
-	Body struct {
-		Limits map[string]*int `json:"limits" doc:"Counts by the names of limits, in the period that each has; what is absent stays, and null takes the default back. A name that is unknown is refused with the list of those that are."`
-	}
-}
-
-func (a *api) updatePlan(ctx context.Context, in *updatePlanInput) (*body[Plan], error) {
-	p, err := a.Tenants.ChangeLimits(ctx, actorOf(ctx), in.Code, in.Body.Limits)
-	if err != nil {
-		return nil, err
-	}
-	return &body[Plan]{Plan(p)}, nil
 }
 
 func (a *api) reconcile(ctx context.Context, _ *struct{}) (*body[reconcile.Report], error) {

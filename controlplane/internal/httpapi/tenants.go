@@ -40,6 +40,7 @@ type Settings struct {
 	InviteURL        string   `json:"invite_url"`
 	Locale           string   `json:"locale"`
 	Require2FA       bool     `json:"require_2fa"`
+	Redirect         bool     `json:"redirect_to_primary" doc:"Browsers that come by another name are led to the primary domain."`
 	Branding         Branding `json:"branding"`
 }
 
@@ -60,7 +61,7 @@ func tenantOf(t tenant.Tenant) Tenant {
 		Settings: Settings{
 			SelfRegistration: t.Settings.AllowsSelfRegistration(), CORSOrigins: t.Settings.CORSOrigins,
 			ResetURL: t.Settings.ResetURL, InviteURL: t.Settings.InviteURL,
-			Locale: t.Settings.Locale, Require2FA: t.Settings.Require2FA, Branding: Branding(t.Settings.Branding),
+			Locale: t.Settings.Locale, Require2FA: t.Settings.Require2FA, Redirect: t.Settings.RedirectToPrimary, Branding: Branding(t.Settings.Branding),
 		},
 	}
 	if out.Settings.CORSOrigins == nil {
@@ -161,6 +162,7 @@ type updateTenantInput struct {
 			InviteURL        *string   `json:"invite_url,omitempty"`
 			Locale           *string   `json:"locale,omitempty"`
 			Require2FA       *bool     `json:"require_2fa,omitempty"`
+			Redirect         *bool     `json:"redirect_to_primary,omitempty"`
 			Branding         *Branding `json:"branding,omitempty" doc:"As a whole; an empty one takes it back."`
 		} `json:"settings,omitempty" doc:"Changes what it names; an empty text or list takes a setting back."`
 	}
@@ -175,7 +177,7 @@ func (a *api) updateTenant(ctx context.Context, in *updateTenantInput) (*body[Te
 	if s := in.Body.Settings; s != nil {
 		p.Settings = &tenant.SettingsPatch{
 			SelfRegistration: s.SelfRegistration, CORSOrigins: s.CORSOrigins, ResetURL: s.ResetURL,
-			InviteURL: s.InviteURL, Locale: s.Locale, Require2FA: s.Require2FA, Branding: (*route.Branding)(s.Branding),
+			InviteURL: s.InviteURL, Locale: s.Locale, Require2FA: s.Require2FA, Redirect: s.Redirect, Branding: (*route.Branding)(s.Branding),
 		}
 	}
 	return answerTenant(a.Tenants.Update(ctx, actorOf(ctx), t.ID, p))

@@ -56,15 +56,27 @@ SELECT EXISTS (SELECT FROM control.routes WHERE tenant_id = @tenant_id AND NOT d
 SELECT EXISTS (SELECT FROM control.tenants WHERE slug = @slug)::boolean AS taken;
 
 -- name: ListPlans :many
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
-FROM control.plans ORDER BY code;
+SELECT sqlc.embed(p) FROM control.plans p ORDER BY p.code;
+
+-- name: GetPlan :one
+SELECT sqlc.embed(p) FROM control.plans p WHERE p.code = @code;
 
 -- name: LockPlan :one
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
-FROM control.plans WHERE code = @code FOR NO KEY UPDATE;
+SELECT sqlc.embed(p) FROM control.plans p WHERE p.code = @code FOR NO KEY UPDATE;
 
--- name: SetPlanLimits :one
-UPDATE control.plans SET limits = @limits, updated_at = now() WHERE id = @id RETURNING updated_at;
+-- name: InsertPlan :exec
+INSERT INTO control.plans (id, code, name, max_connections, statement_timeout_ms)
+VALUES (@id, @code, @name, @max_connections, @statement_timeout_ms);
+
+-- name: SavePlan :exec
+UPDATE control.plans
+SET name = @name, max_connections = @max_connections, statement_timeout_ms = @statement_timeout_ms, trial_days = @trial_days, limits = @limits,
+    max_storage_mb = @max_storage_mb, max_users = @max_users, over_quota = @over_quota, grace_days = @grace_days, lapse_action = @lapse_action,
+    updated_at = now()
+WHERE id = @id;
+
+-- name: DeletePlan :execrows
+DELETE FROM control.plans WHERE code = @code;
 
 -- name: RoutedTenantsOfPlan :many
 SELECT t.id FROM control.tenants t JOIN control.routes r ON r.tenant_id = t.id AND NOT r.deleted

@@ -21,6 +21,7 @@ type SettingsPatch struct {
 	InviteURL        *string
 	Locale           *string
 	Require2FA       *bool
+	Redirect         *bool           // browsers, to the primary domain
 	Branding         *route.Branding // as a whole
 }
 
@@ -40,6 +41,9 @@ func (p SettingsPatch) apply(s route.Settings) (route.Settings, error) {
 	}
 	if p.Require2FA != nil {
 		s.Require2FA = *p.Require2FA
+	}
+	if p.Redirect != nil {
+		s.RedirectToPrimary = *p.Redirect
 	}
 	if p.Locale != nil {
 		if *p.Locale != "" && !localeForm.MatchString(*p.Locale) {

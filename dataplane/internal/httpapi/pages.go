@@ -24,10 +24,12 @@ func mountPages(router chi.Router) {
 		invitationPath:             "acceptinvitation.html",
 		invitationPath + ".js":     "acceptinvitation.js",
 	} {
-		router.Get(path, func(w http.ResponseWriter, r *http.Request) {
+		show := func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Security-Policy", pagePolicy)
 			w.Header().Set("Cache-Control", "no-store")
 			http.ServeFileFS(w, r, pageFiles, file)
-		})
+		}
+		router.Get(path, show)
+		router.Head(path, show)
 	}
 }

@@ -87,6 +87,11 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			problem.Write(w, r, err)
 			return
 		}
+		if to := s.elsewhere(r, found); to != "" {
+			w.Header()["Cache-Control"] = noStore // the tenant may choose otherwise
+			http.Redirect(w, r, to, http.StatusPermanentRedirect) //nolint:gosec // the host is the tenant's own, as it is stored
+			return
+		}
 		scoped := &scopeContext{Context: ctx, scope: scope{
 			tenant: identity.Tenant{Route: found},
 			client: identity.Client{IP: httpserver.ClientIP(ctx), UserAgent: r.UserAgent(), RequestID: telemetry.RequestID(ctx)},

@@ -94,11 +94,7 @@ func (a *AccessTokens) Issuer(tenant *route.Route) string {
 // is stored of the tenant; what a request says of hosts has no part in it.
 func (a *AccessTokens) Link(tenant *route.Route, page, path, token string) (string, error) {
 	if page == "" {
-		host := tenant.Slug + "." + a.domain
-		if tenant.CustomPrimary && len(tenant.Hosts) > 0 {
-			host = tenant.Hosts[0]
-		}
-		page = a.address(host) + path
+		page = a.Primary(tenant) + path
 	}
 	u, err := url.Parse(page)
 	if err != nil {
@@ -108,6 +104,15 @@ func (a *AccessTokens) Link(tenant *route.Route, page, path, token string) (stri
 	query.Set("token", token)
 	u.RawQuery = query.Encode()
 	return u.String(), nil
+}
+
+// Primary is the address of the tenant's primary domain, or of its name on the
+// platform where it has none.
+func (a *AccessTokens) Primary(tenant *route.Route) string {
+	if tenant.CustomPrimary && len(tenant.Hosts) > 0 {
+		return a.address(tenant.Hosts[0])
+	}
+	return a.Issuer(tenant)
 }
 
 func (a *AccessTokens) address(host string) string {

@@ -20,4 +20,10 @@ type ControlDomain struct {
 	VerifiedAt *time.Time
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
+	// When the DNS has last given an answer about the proof.
+	CheckedAt   *time.Time
+	NextCheckAt time.Time
+	// Answers without the proof, one after the other; since failing_since.
+	Failures     int32
+	FailingSince *time.Time
 }

@@ -7,6 +7,7 @@ package dbsqlc
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -20,8 +21,26 @@ func (q *Queries) DeleteDomain(ctx context.Context, db DBTX, id uuid.UUID) error
 	return err
 }
 
+const dropLost = `-- name: DropLost :one
+DELETE FROM control.domains WHERE hostname = $1 AND status = 'lost' AND tenant_id <> $2
+RETURNING tenant_id
+`
+
+type DropLostParams struct {
+	Hostname string
+	TenantID uuid.UUID
+}
+
+// A name that its tenant has lost is free for others, who need a proof of their own.
+func (q *Queries) DropLost(ctx context.Context, db DBTX, arg DropLostParams) (uuid.UUID, error) {
+	row := db.QueryRow(ctx, dropLost, arg.Hostname, arg.TenantID)
+	var tenant_id uuid.UUID
+	err := row.Scan(&tenant_id)
+	return tenant_id, err
+}
+
 const getDomain = `-- name: GetDomain :one
-SELECT id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at
+SELECT id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at, checked_at, next_check_at, failures, failing_since
 FROM control.domains WHERE id = $1
 `
 
@@ -38,6 +57,10 @@ func (q *Queries) GetDomain(ctx context.Context, db DBTX, id uuid.UUID) (Control
 		&i.VerifiedAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.CheckedAt,
+		&i.NextCheckAt,
+		&i.Failures,
+		&i.FailingSince,
 	)
 	return i, err
 }
@@ -45,7 +68,7 @@ func (q *Queries) GetDomain(ctx context.Context, db DBTX, id uuid.UUID) (Control
 const insertDomain = `-- name: InsertDomain :one
 INSERT INTO control.domains (id, tenant_id, hostname, challenge)
 VALUES ($1, $2, $3, $4)
-RETURNING id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at
+RETURNING id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at, checked_at, next_check_at, failures, failing_since
 `
 
 type InsertDomainParams struct {
@@ -73,6 +96,10 @@ func (q *Queries) InsertDomain(ctx context.Context, db DBTX, arg InsertDomainPar
 		&i.VerifiedAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.CheckedAt,
+		&i.NextCheckAt,
+		&i.Failures,
+		&i.FailingSince,
 	)
 	return i, err
 }
@@ -89,7 +116,7 @@ func (q *Queries) IsRouted(ctx context.Context, db DBTX, tenantID uuid.UUID) (bo
 }
 
 const listDomains = `-- name: ListDomains :many
-SELECT id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at
+SELECT id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at, checked_at, next_check_at, failures, failing_since
 FROM control.domains WHERE tenant_id = $1 ORDER BY hostname
 `
 
@@ -112,6 +139,10 @@ func (q *Queries) ListDomains(ctx context.Context, db DBTX, tenantID uuid.UUID) 
 			&i.VerifiedAt,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.CheckedAt,
+			&i.NextCheckAt,
+			&i.Failures,
+			&i.FailingSince,
 		); err != nil {
 			return nil, err
 		}
@@ -124,7 +155,7 @@ func (q *Queries) ListDomains(ctx context.Context, db DBTX, tenantID uuid.UUID) 
 }
 
 const lockDomain = `-- name: LockDomain :one
-SELECT id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at
+SELECT id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at, checked_at, next_check_at, failures, failing_since
 FROM control.domains WHERE id = $1 FOR UPDATE
 `
 
@@ -141,6 +172,10 @@ func (q *Queries) LockDomain(ctx context.Context, db DBTX, id uuid.UUID) (Contro
 		&i.VerifiedAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.CheckedAt,
+		&i.NextCheckAt,
+		&i.Failures,
+		&i.FailingSince,
 	)
 	return i, err
 }
@@ -156,12 +191,17 @@ func (q *Queries) LockTenant(ctx context.Context, db DBTX, id uuid.UUID) (string
 	return status, err
 }
 
-const markVerified = `-- name: MarkVerified :exec
-UPDATE control.domains SET status = 'verified', verified_at = now(), updated_at = now() WHERE id = $1
+const postpone = `-- name: Postpone :exec
+UPDATE control.domains SET next_check_at = $1 WHERE id = $2
 `
 
-func (q *Queries) MarkVerified(ctx context.Context, db DBTX, id uuid.UUID) error {
-	_, err := db.Exec(ctx, markVerified, id)
+type PostponeParams struct {
+	NextCheckAt time.Time
+	ID          uuid.UUID
+}
+
+func (q *Queries) Postpone(ctx context.Context, db DBTX, arg PostponeParams) error {
+	_, err := db.Exec(ctx, postpone, arg.NextCheckAt, arg.ID)
 	return err
 }
 
@@ -174,4 +214,174 @@ func (q *Queries) PublishRoute(ctx context.Context, db DBTX, tenantID uuid.UUID)
 	var version int64
 	err := row.Scan(&version)
 	return version, err
+}
+
+const serves = `-- name: Serves :one
+SELECT (EXISTS (SELECT FROM control.domains d JOIN control.tenants t ON t.id = d.tenant_id
+                WHERE d.hostname = $1 AND d.status = 'verified' AND t.status IN ('active', 'suspended'))
+     OR EXISTS (SELECT FROM control.tenants t WHERE t.slug = $2 AND t.status IN ('active', 'suspended')))::boolean AS serves
+`
+
+type ServesParams struct {
+	Hostname string
+	Slug     string
+}
+
+func (q *Queries) Serves(ctx context.Context, db DBTX, arg ServesParams) (bool, error) {
+	row := db.QueryRow(ctx, serves, arg.Hostname, arg.Slug)
+	var serves bool
+	err := row.Scan(&serves)
+	return serves, err
+}
+
+const setChecked = `-- name: SetChecked :execrows
+UPDATE control.domains
+SET status = $1, checked_at = $2::timestamptz, next_check_at = $3, failures = $4, failing_since = $5,
+    verified_at = CASE WHEN $1 = 'verified' AND status <> 'verified' THEN $2::timestamptz ELSE verified_at END,
+    updated_at = CASE WHEN $1 <> status THEN $2::timestamptz ELSE updated_at END
+WHERE id = $6 AND status = $7 AND challenge = $8
+`
+
+type SetCheckedParams struct {
+	NewStatus    string
+	CheckedAt    time.Time
+	NextCheckAt  time.Time
+	Failures     int32
+	FailingSince *time.Time
+	ID           uuid.UUID
+	OldStatus    string
+	Challenge    string
+}
+
+// status and challenge are those that were looked for: a domain that was changed
+// meanwhile stays as it is.
+func (q *Queries) SetChecked(ctx context.Context, db DBTX, arg SetCheckedParams) (int64, error) {
+	result, err := db.Exec(ctx, setChecked,
+		arg.NewStatus,
+		arg.CheckedAt,
+		arg.NextCheckAt,
+		arg.Failures,
+		arg.FailingSince,
+		arg.ID,
+		arg.OldStatus,
+		arg.Challenge,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const setPrimary = `-- name: SetPrimary :exec
+UPDATE control.domains SET is_primary = true, updated_at = now() WHERE id = $1
+`
+
+func (q *Queries) SetPrimary(ctx context.Context, db DBTX, id uuid.UUID) error {
+	_, err := db.Exec(ctx, setPrimary, id)
+	return err
+}
+
+const takeDue = `-- name: TakeDue :many
+UPDATE control.domains SET next_check_at = $1
+WHERE id IN (
+    SELECT d.id FROM control.domains d JOIN control.tenants t ON t.id = d.tenant_id AND t.status NOT IN ('deleted', 'purged')
+    WHERE d.status IN ('verified', 'lost') AND d.next_check_at <= $2
+    ORDER BY d.next_check_at LIMIT $3 FOR UPDATE OF d SKIP LOCKED)
+RETURNING id, tenant_id, hostname, status, is_primary, challenge, verified_at, created_at, updated_at, checked_at, next_check_at, failures, failing_since
+`
+
+type TakeDueParams struct {
+	RetryAt time.Time
+	Now     time.Time
+	Most    int32
+}
+
+// Each to one worker: who has taken them has until retry_at.
+func (q *Queries) TakeDue(ctx context.Context, db DBTX, arg TakeDueParams) ([]ControlDomain, error) {
+	rows, err := db.Query(ctx, takeDue, arg.RetryAt, arg.Now, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ControlDomain
+	for rows.Next() {
+		var i ControlDomain
+		if err := rows.Scan(
+			&i.ID,
+			&i.TenantID,
+			&i.Hostname,
+			&i.Status,
+			&i.IsPrimary,
+			&i.Challenge,
+			&i.VerifiedAt,
+			&i.CreatedAt,
+			&i.UpdatedAt,
+			&i.CheckedAt,
+			&i.NextCheckAt,
+			&i.Failures,
+			&i.FailingSince,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const takeUnproven = `-- name: TakeUnproven :many
+DELETE FROM control.domains WHERE id IN (
+    SELECT d.id FROM control.domains d JOIN control.tenants t ON t.id = d.tenant_id
+    WHERE (d.status = 'pending' AND d.created_at <= $1) OR t.status = 'purged'
+    ORDER BY d.id LIMIT $2 FOR UPDATE OF d SKIP LOCKED)
+RETURNING id, tenant_id, hostname, status
+`
+
+type TakeUnprovenParams struct {
+	ClaimedBefore time.Time
+	Most          int32
+}
+
+type TakeUnprovenRow struct {
+	ID       uuid.UUID
+	TenantID uuid.UUID
+	Hostname string
+	Status   string
+}
+
+// Claims that were not proven in time, and what purged tenants have left.
+func (q *Queries) TakeUnproven(ctx context.Context, db DBTX, arg TakeUnprovenParams) ([]TakeUnprovenRow, error) {
+	rows, err := db.Query(ctx, takeUnproven, arg.ClaimedBefore, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TakeUnprovenRow
+	for rows.Next() {
+		var i TakeUnprovenRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.TenantID,
+			&i.Hostname,
+			&i.Status,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const unsetPrimary = `-- name: UnsetPrimary :exec
+UPDATE control.domains SET is_primary = false, updated_at = now() WHERE tenant_id = $1 AND is_primary
+`
+
+func (q *Queries) UnsetPrimary(ctx context.Context, db DBTX, tenantID uuid.UUID) error {
+	_, err := db.Exec(ctx, unsetPrimary, tenantID)
+	return err
 }

@@ -17,11 +17,25 @@ type ControlPlan struct {
 	// Backends that one tenant may hold, over all nodes.
 	MaxConnections     int32
 	StatementTimeoutMs int32
-	TrialDays          int32
-	CreatedAt          time.Time
-	UpdatedAt          time.Time
+	// 0: no trial, and nothing is due before a first payment.
+	TrialDays int32
+	CreatedAt time.Time
+	UpdatedAt time.Time
 	// Counts by name; what is absent is as the nodes have it by default.
 	Limits []byte
 	// How long a deleted tenant of the plan can be undeleted.
 	RetentionDays int32
+	// 0: none are taken by themselves.
+	BackupIntervalHours int32
+	// How many of a tenant are kept at most; those of a deleted tenant all are, until it is purged.
+	BackupKeep int32
+	// How long one is kept at most; the last one is kept for longer while the tenant lives.
+	BackupKeepDays int32
+	// 0: no quota; so are users.
+	MaxStorageMb int32
+	MaxUsers     int32
+	OverQuota    string
+	// Between the end of what is paid and the lapse.
+	GraceDays   int32
+	LapseAction string
 }

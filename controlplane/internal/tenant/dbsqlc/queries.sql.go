@@ -13,6 +13,52 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const deletePlan = `-- name: DeletePlan :execrows
+DELETE FROM control.plans WHERE code = $1
+`
+
+func (q *Queries) DeletePlan(ctx context.Context, db DBTX, code string) (int64, error) {
+	result, err := db.Exec(ctx, deletePlan, code)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const getPlan = `-- name: GetPlan :one
+SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.backup_interval_hours, p.backup_keep, p.backup_keep_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p WHERE p.code = $1
+`
+
+type GetPlanRow struct {
+	ControlPlan ControlPlan
+}
+
+func (q *Queries) GetPlan(ctx context.Context, db DBTX, code string) (GetPlanRow, error) {
+	row := db.QueryRow(ctx, getPlan, code)
+	var i GetPlanRow
+	err := row.Scan(
+		&i.ControlPlan.ID,
+		&i.ControlPlan.Code,
+		&i.ControlPlan.Name,
+		&i.ControlPlan.MaxConnections,
+		&i.ControlPlan.StatementTimeoutMs,
+		&i.ControlPlan.TrialDays,
+		&i.ControlPlan.CreatedAt,
+		&i.ControlPlan.UpdatedAt,
+		&i.ControlPlan.Limits,
+		&i.ControlPlan.RetentionDays,
+		&i.ControlPlan.BackupIntervalHours,
+		&i.ControlPlan.BackupKeep,
+		&i.ControlPlan.BackupKeepDays,
+		&i.ControlPlan.MaxStorageMb,
+		&i.ControlPlan.MaxUsers,
+		&i.ControlPlan.OverQuota,
+		&i.ControlPlan.GraceDays,
+		&i.ControlPlan.LapseAction,
+	)
+	return i, err
+}
+
 const getTenant = `-- name: GetTenant :one
 SELECT t.id, t.slug, t.name, t.status, t.status_reason, t.route_mode, t.schema_version, t.settings, t.on_trial,
        t.paid_until, t.purge_at, t.created_at, t.updated_at,
@@ -83,6 +129,30 @@ func (q *Queries) GraceIsOver(ctx context.Context, db DBTX, id uuid.UUID) (bool,
 	return over, err
 }
 
+const insertPlan = `-- name: InsertPlan :exec
+INSERT INTO control.plans (id, code, name, max_connections, statement_timeout_ms)
+VALUES ($1, $2, $3, $4, $5)
+`
+
+type InsertPlanParams struct {
+	ID                 uuid.UUID
+	Code               string
+	Name               string
+	MaxConnections     int32
+	StatementTimeoutMs int32
+}
+
+func (q *Queries) InsertPlan(ctx context.Context, db DBTX, arg InsertPlanParams) error {
+	_, err := db.Exec(ctx, insertPlan,
+		arg.ID,
+		arg.Code,
+		arg.Name,
+		arg.MaxConnections,
+		arg.StatementTimeoutMs,
+	)
+	return err
+}
+
 const insertTenant = `-- name: InsertTenant :exec
 INSERT INTO control.tenants (id, slug, name, status, plan_id, server_id, database_name, credential, schema_version)
 VALUES ($1, $2, $3, 'provisioning', $4, $5, $6, $7, $8)
@@ -125,30 +195,41 @@ func (q *Queries) IsRouted(ctx context.Context, db DBTX, tenantID uuid.UUID) (bo
 }
 
 const listPlans = `-- name: ListPlans :many
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
-FROM control.plans ORDER BY code
+SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.backup_interval_hours, p.backup_keep, p.backup_keep_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p ORDER BY p.code
 `
 
-func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ControlPlan, error) {
+type ListPlansRow struct {
+	ControlPlan ControlPlan
+}
+
+func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error) {
 	rows, err := db.Query(ctx, listPlans)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ControlPlan
+	var items []ListPlansRow
 	for rows.Next() {
-		var i ControlPlan
+		var i ListPlansRow
 		if err := rows.Scan(
-			&i.ID,
-			&i.Code,
-			&i.Name,
-			&i.MaxConnections,
-			&i.StatementTimeoutMs,
-			&i.TrialDays,
-			&i.CreatedAt,
-			&i.UpdatedAt,
-			&i.Limits,
-			&i.RetentionDays,
+			&i.ControlPlan.ID,
+			&i.ControlPlan.Code,
+			&i.ControlPlan.Name,
+			&i.ControlPlan.MaxConnections,
+			&i.ControlPlan.StatementTimeoutMs,
+			&i.ControlPlan.TrialDays,
+			&i.ControlPlan.CreatedAt,
+			&i.ControlPlan.UpdatedAt,
+			&i.ControlPlan.Limits,
+			&i.ControlPlan.RetentionDays,
+			&i.ControlPlan.BackupIntervalHours,
+			&i.ControlPlan.BackupKeep,
+			&i.ControlPlan.BackupKeepDays,
+			&i.ControlPlan.MaxStorageMb,
+			&i.ControlPlan.MaxUsers,
+			&i.ControlPlan.OverQuota,
+			&i.ControlPlan.GraceDays,
+			&i.ControlPlan.LapseAction,
 		); err != nil {
 			return nil, err
 		}
@@ -161,24 +242,35 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ControlPlan, error)
 }
 
 const lockPlan = `-- name: LockPlan :one
-SELECT id, code, name, max_connections, statement_timeout_ms, trial_days, created_at, updated_at, limits, retention_days
-FROM control.plans WHERE code = $1 FOR NO KEY UPDATE
+SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.backup_interval_hours, p.backup_keep, p.backup_keep_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p WHERE p.code = $1 FOR NO KEY UPDATE
 `
 
-func (q *Queries) LockPlan(ctx context.Context, db DBTX, code string) (ControlPlan, error) {
+type LockPlanRow struct {
+	ControlPlan ControlPlan
+}
+
+func (q *Queries) LockPlan(ctx context.Context, db DBTX, code string) (LockPlanRow, error) {
 	row := db.QueryRow(ctx, lockPlan, code)
-	var i ControlPlan
+	var i LockPlanRow
 	err := row.Scan(
-		&i.ID,
-		&i.Code,
-		&i.Name,
-		&i.MaxConnections,
-		&i.StatementTimeoutMs,
-		&i.TrialDays,
-		&i.CreatedAt,
-		&i.UpdatedAt,
-		&i.Limits,
-		&i.RetentionDays,
+		&i.ControlPlan.ID,
+		&i.ControlPlan.Code,
+		&i.ControlPlan.Name,
+		&i.ControlPlan.MaxConnections,
+		&i.ControlPlan.StatementTimeoutMs,
+		&i.ControlPlan.TrialDays,
+		&i.ControlPlan.CreatedAt,
+		&i.ControlPlan.UpdatedAt,
+		&i.ControlPlan.Limits,
+		&i.ControlPlan.RetentionDays,
+		&i.ControlPlan.BackupIntervalHours,
+		&i.ControlPlan.BackupKeep,
+		&i.ControlPlan.BackupKeepDays,
+		&i.ControlPlan.MaxStorageMb,
+		&i.ControlPlan.MaxUsers,
+		&i.ControlPlan.OverQuota,
+		&i.ControlPlan.GraceDays,
+		&i.ControlPlan.LapseAction,
 	)
 	return i, err
 }
@@ -312,6 +404,45 @@ func (q *Queries) RoutedTenantsOfPlan(ctx context.Context, db DBTX, planID uuid.
 	return items, nil
 }
 
+const savePlan = `-- name: SavePlan :exec
+UPDATE control.plans
+SET name = $1, max_connections = $2, statement_timeout_ms = $3, trial_days = $4, limits = $5,
+    max_storage_mb = $6, max_users = $7, over_quota = $8, grace_days = $9, lapse_action = $10,
+    updated_at = now()
+WHERE id = $11
+`
+
+type SavePlanParams struct {
+	Name               string
+	MaxConnections     int32
+	StatementTimeoutMs int32
+	TrialDays          int32
+	Limits             []byte
+	MaxStorageMb       int32
+	MaxUsers           int32
+	OverQuota          string
+	GraceDays          int32
+	LapseAction        string
+	ID                 uuid.UUID
+}
+
+func (q *Queries) SavePlan(ctx context.Context, db DBTX, arg SavePlanParams) error {
+	_, err := db.Exec(ctx, savePlan,
+		arg.Name,
+		arg.MaxConnections,
+		arg.StatementTimeoutMs,
+		arg.TrialDays,
+		arg.Limits,
+		arg.MaxStorageMb,
+		arg.MaxUsers,
+		arg.OverQuota,
+		arg.GraceDays,
+		arg.LapseAction,
+		arg.ID,
+	)
+	return err
+}
+
 const serverExists = `-- name: ServerExists :one
 SELECT EXISTS (SELECT FROM control.servers WHERE name = $1)::boolean AS known
 `
@@ -321,22 +452,6 @@ func (q *Queries) ServerExists(ctx context.Context, db DBTX, name string) (bool,
 	var known bool
 	err := row.Scan(&known)
 	return known, err
-}
-
-const setPlanLimits = `-- name: SetPlanLimits :one
-UPDATE control.plans SET limits = $1, updated_at = now() WHERE id = $2 RETURNING updated_at
-`
-
-type SetPlanLimitsParams struct {
-	Limits []byte
-	ID     uuid.UUID
-}
-
-func (q *Queries) SetPlanLimits(ctx context.Context, db DBTX, arg SetPlanLimitsParams) (time.Time, error) {
-	row := db.QueryRow(ctx, setPlanLimits, arg.Limits, arg.ID)
-	var updated_at time.Time
-	err := row.Scan(&updated_at)
-	return updated_at, err
 }
 
 const setStatus = `-- name: SetStatus :exec
