@@ -1,5 +1,6 @@
 // Package catcher stands in for the world that Ouvira sends to: a mail server
-// that delivers to nobody, and Twilio's message endpoint that sends no message.
+// that delivers to nobody, Twilio's message endpoint that sends no message, and a
+// name server for the domains of customers.
 // What arrives is kept in memory and read over HTTP, by people and by tests.
 //
 // Mail is read with Mailpit's paths and field names, so that what works here

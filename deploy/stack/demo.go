@@ -16,6 +16,7 @@ type Demo struct {
 	DataURLs   []string     `json:"data_urls"`
 	MailURL    string       `json:"mail_url"`
 	SMSURL     string       `json:"sms_url"`
+	DNSURL     string       `json:"dns_url"` // where customers' TXT records are set
 	BaseDomain string       `json:"base_domain"`
 	Operator   Operator     `json:"operator"`
 	Tenants    []DemoTenant `json:"tenants"`
@@ -57,7 +58,7 @@ func (s *Stack) demoPath() string { return filepath.Join(s.options.State, "demo.
 // Demo describes the stack as it is now.
 func (s *Stack) Demo() Demo {
 	d := Demo{
-		ControlURL: localURL(s.ports.Control), MailURL: localURL(s.ports.Mail), SMSURL: localURL(s.ports.SMS),
+		ControlURL: localURL(s.ports.Control), MailURL: localURL(s.ports.Mail), SMSURL: localURL(s.ports.SMS), DNSURL: localURL(s.ports.DNSRecords),
 		BaseDomain: baseDomain, Operator: s.secrets.Operator, Tenants: []DemoTenant{},
 		Postgres: DemoPostgres{
 			Control:    s.databases[PGControl].server.DatabaseURL(controlDatabase),
@@ -151,6 +152,9 @@ func (s *Stack) Mail() *catcher.Mail { return s.mail }
 
 // SMS see Mail.
 func (s *Stack) SMS() *catcher.SMS { return s.sms }
+
+// DNS is the name server of the customers' domains.
+func (s *Stack) DNS() *catcher.DNS { return s.dns }
 
 // State is the folder of the stack.
 func (s *Stack) State() string { return s.options.State }

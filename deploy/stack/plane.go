@@ -66,6 +66,8 @@ func (s *Stack) env(name string) map[string]string {
 		"OUVIRA_CONTROL_DATABASE_URL": s.controlURL(controlRole, s.secrets.ControlPassword),
 		"OUVIRA_CONTROL_KEY_FILE":     s.controlKey(),
 		"OUVIRA_DATA_PUBLIC_KEY_FILE": s.dataPublicKey(),
+		"OUVIRA_DNS_SERVERS":          loopback(s.ports.DNS),
+		"OUVIRA_BACKUP_URL":           "file://" + s.path("backups"),
 	}
 	switch name {
 	case Control:

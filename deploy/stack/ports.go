@@ -18,6 +18,8 @@ type Ports struct {
 	SMTP            int
 	Mail            int
 	SMS             int
+	DNS             int // by TCP and UDP
+	DNSRecords      int
 }
 
 // The ports of a stack with base 0. They are part of what others test against.
@@ -30,6 +32,8 @@ const (
 	portSMTP            = 1025
 	portMail            = 8025
 	portSMS             = 8026
+	portDNS             = 1053
+	portDNSRecords      = 8027
 
 	// maxDataNodes keeps the nodes' ports clear of the catchers'.
 	maxDataNodes = 20
@@ -47,6 +51,7 @@ func PortsAt(base, dataNodes int) (Ports, error) {
 	p := Ports{
 		Control: base + portControl, ControlInternal: base + portControlInternal, WorkerInternal: base + portWorkerInternal,
 		SMTP: base + portSMTP, Mail: base + portMail, SMS: base + portSMS,
+		DNS: base + portDNS, DNSRecords: base + portDNSRecords,
 	}
 	for i := range dataNodes {
 		p.Data = append(p.Data, base+portData+i)
@@ -71,6 +76,8 @@ func (p Ports) named() []struct {
 		{"the mail catcher's SMTP", p.SMTP},
 		{"the mail catcher", p.Mail},
 		{"the SMS catcher", p.SMS},
+		{"the name server", p.DNS},
+		{"the name server's records", p.DNSRecords},
 	}
 	for i := range p.Data {
 		all = append(all,

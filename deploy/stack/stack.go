@@ -22,6 +22,7 @@ type Stack struct {
 	secrets secrets
 	mail    *catcher.Mail
 	sms     *catcher.SMS
+	dns     *catcher.DNS
 
 	lock      *os.File
 	listening []func() // stops what this process serves itself
@@ -54,7 +55,7 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 		return nil, err
 	}
 	s := &Stack{
-		options: options, ports: ports, mail: &catcher.Mail{}, sms: &catcher.SMS{},
+		options: options, ports: ports, mail: &catcher.Mail{}, sms: &catcher.SMS{}, dns: &catcher.DNS{},
 		databases: map[string]*database{}, parts: map[string]part{}, intended: map[string]bool{},
 	}
 	if err := s.up(ctx); err != nil {

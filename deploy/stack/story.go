@@ -28,6 +28,12 @@ func (s *Stack) serveCatchers(context.Context) error {
 	if err := s.serveHTTP(s.ports.Mail, s.mail.Handler()); err != nil {
 		return err
 	}
+	if err := s.serveOn(s.ports.DNS, s.dns.Serve); err != nil {
+		return err
+	}
+	if err := s.serveHTTP(s.ports.DNSRecords, s.dns.Handler()); err != nil {
+		return err
+	}
 	return s.serveHTTP(s.ports.SMS, s.sms.Handler())
 }
 
