@@ -81,7 +81,7 @@ func (d *DNS) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 
 // Serve answers on the listener, and by UDP on the same port, until ctx ends.
 func (d *DNS) Serve(ctx context.Context, listener net.Listener) error {
-	packets, err := net.ListenPacket("udp", listener.Addr().String()) //nolint:noctx // it opens a socket and asks nobody
+	packets, err := net.ListenPacket("udp", listener.Addr().String())
 	if err != nil {
 		return fmt.Errorf("listen for names by UDP: %w", err)
 	}

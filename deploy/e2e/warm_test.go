@@ -93,6 +93,7 @@ func BenchmarkSignUp(b *testing.B) {
 	must(b, err)
 	n := 0
 	measure := func(b *testing.B) (beyond []float64) {
+		b.Helper()
 		for range rounds {
 			n++
 			c, code := ask(b, s, fmt.Sprintf("customer-%d", n))

@@ -112,10 +112,10 @@ func (s *Service) Fill(ctx context.Context) error {
 		if !mine {
 			return nil
 		}
-		if err := s.discard(ctx, tx, fingerprint, int64(latest)); err != nil { //nolint:gosec // a version fits
+		if err := s.discard(ctx, tx, fingerprint, int64(latest)); err != nil {
 			return err
 		}
-		return s.refill(ctx, tx, fingerprint, int64(latest)) //nolint:gosec // likewise
+		return s.refill(ctx, tx, fingerprint, int64(latest))
 	})
 }
 
@@ -126,7 +126,8 @@ func (s *Service) discard(ctx context.Context, tx pgx.Tx, fingerprint string, la
 		UPDATE control.warm_databases SET status = 'dropping'
 		WHERE id IN (
 			SELECT w.id
-			FROM (SELECT w.*, row_number() OVER (PARTITION BY w.server_id, w.plan_id, w.fingerprint ORDER BY w.ready_at) AS n
+			FROM (SELECT w.id, w.server_id, w.plan_id, w.fingerprint, w.schema_version, w.max_connections,
+			             row_number() OVER (PARTITION BY w.server_id, w.plan_id, w.fingerprint ORDER BY w.ready_at) AS n
 			      FROM control.warm_databases w WHERE w.status = 'ready') w
 			JOIN control.servers s ON s.id = w.server_id
 			JOIN control.plans p ON p.id = w.plan_id

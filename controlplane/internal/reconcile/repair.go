@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -227,7 +226,7 @@ func (a *repair) Undo(context.Context) error { return nil }
 func (a *repair) Failed(ctx context.Context, tx pgx.Tx, why operation.Problem) error {
 	return audit.Record(ctx, tx, audit.Entry{
 		Actor: audit.Worker(a.run.ID.String()), Action: "tenant.repair_failed", EntityType: "tenant", EntityID: a.run.TenantID.String(),
-		TenantID: a.run.TenantID, Detail: map[string]any{"code": why.Code, "params": json.RawMessage(a.run.Params)},
+		TenantID: a.run.TenantID, Detail: map[string]any{"code": why.Code, "params": a.run.Params},
 	})
 }
 
