@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,21 +15,98 @@ import (
 	"github.com/ouvira/ouvira/deploy/stack"
 )
 
-// The places at which provisioning can be stopped: between any two steps, and
-// inside the one that has two halves.
-var failpoints = []string{
-	"provision/place",
-	"provision/role-stored",
-	"provision/role",
-	"provision/database",
-	"provision/lockdown",
-	"provision/migrate",
-	"provision/seed",
-	"provision/activate",
+// crashing is an operation that is stopped at each of its failpoints.
+type crashing struct {
+	// failpoints are all that it has: between any two steps, and inside of those
+	// that have halves.
+	failpoints []string
+	// before brings a tenant that is active to where the operation begins, by
+	// requests that are each waited for: "delete".
+	before []string
+	// begin asks for the operation on the tenant; nil: the sign-up has done it.
+	begin func(t *testing.T, operator stack.API, c customer)
+	// ended tells what is wrong with how the tenant has ended; "" is nothing. ready
+	// tells whether the operation has succeeded, rather than failed with a reason.
+	ended func(t *testing.T, s *stack.Stack, c customer) (ready bool, wrong string)
 }
 
-// recovery is the promise: within 60 s of the restart the tenant is active, or
-// cleanly failed with a reason.
+// crashes are the operations that are crashed, by the first part of the names of
+// their failpoints.
+var crashes = map[string]crashing{
+	"provision": {
+		failpoints: []string{
+			"provision/place", "provision/role-stored", "provision/role", "provision/database", "provision/lockdown",
+			"provision/migrate", "provision/seed", "provision/activate",
+		},
+		ended: func(t *testing.T, s *stack.Stack, c customer) (bool, string) {
+			got := c.state(t.Context(), s)
+			if got.Status == "failed" && got.Reason != "" {
+				t.Logf("%s failed: %s", c.slug, got.Reason)
+				return false, ""
+			}
+			return serves(t, s, c)
+		},
+	},
+	"fence": {
+		failpoints: []string{"fence/fence"},
+		begin:      asks("suspend", http.StatusOK, map[string]string{"reason": "unpaid"}),
+		ended: func(t *testing.T, s *stack.Stack, c customer) (bool, string) {
+			return c.is(t, s, "suspended", "fence = server_id || '/' || incarnation")
+		},
+	},
+	"delete": {
+		failpoints: []string{"delete/fence", "delete/backup", "delete/grace"},
+		begin:      asks("delete", http.StatusAccepted, nil),
+		ended: func(t *testing.T, s *stack.Stack, c customer) (bool, string) {
+			return c.is(t, s, "deleted", "purge_at IS NOT NULL AND fence = server_id || '/' || incarnation")
+		},
+	},
+	"undelete": {
+		failpoints: []string{"undelete/schema", "undelete/serve"},
+		before:     []string{"delete"},
+		begin:      asks("undelete", http.StatusAccepted, nil),
+		ended:      serves,
+	},
+	"purge": {
+		failpoints: []string{"purge/fence", "purge/detach", "purge/drop", "purge/erase"},
+		before:     []string{"delete"},
+		begin:      asks("purge", http.StatusAccepted, nil),
+		ended: func(t *testing.T, s *stack.Stack, c customer) (bool, string) {
+			return c.is(t, s, "purged", "credential IS NULL AND database_name IS NULL AND signing_keys = '[]'")
+		},
+	},
+}
+
+// asks begins an operation by a request about the tenant.
+func asks(verb string, status int, body any) func(*testing.T, stack.API, customer) {
+	return func(t *testing.T, operator stack.API, c customer) {
+		t.Helper()
+		must(t, operator.Want(t.Context(), status, http.MethodPost, "/v1/tenants/"+c.slug+"/"+verb, body, nil))
+	}
+}
+
+// serves expects the tenant to be active, and its owner to sign in.
+func serves(t *testing.T, s *stack.Stack, c customer) (bool, string) {
+	t.Helper()
+	ready, wrong := c.is(t, s, "active", "fence = ''")
+	if wrong == "" {
+		c.login(t, s, 0)
+	}
+	return ready, wrong
+}
+
+// is compares the tenant's row.
+func (c customer) is(t *testing.T, s *stack.Stack, status, holds string) (bool, string) {
+	t.Helper()
+	found := column[string](t, s.Demo().Postgres.Control, "SELECT status || CASE WHEN "+holds+" THEN '' ELSE ', but not '||$2 END FROM control.tenants WHERE slug = $1", c.slug, holds)
+	if len(found) != 1 || found[0] != status {
+		return false, fmt.Sprintf("it is %v, want %s", found, status)
+	}
+	return true, ""
+}
+
+// recovery is the promise: within 60 s of the restart an operation has ended, ready,
+// or cleanly failed with a reason.
 const recovery = 60 * time.Second
 
 // One operation is stopped at each failpoint, then all of them lose the part at
@@ -51,19 +130,35 @@ func TestRel03ACrashAfterEveryStep(t *testing.T) {
 }
 
 func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
-	// All are stopped at once, so each needs a place at the worker: one that has
-	// none would wait until a stopped one's time is up.
+	var points []string
+	for _, c := range crashes {
+		points = append(points, c.failpoints...)
+	}
+	// All are stopped at once, so each needs a place at the worker, and connections:
+	// one that has none would wait until a stopped one's time is up.
 	s, armed := start(t, stack.Options{NoTenants: true, Env: map[string]map[string]string{
-		stack.Worker: {"OUVIRA_WORKER_OPERATIONS": strconv.Itoa(len(failpoints))},
+		stack.Worker: {
+			"OUVIRA_WORKER_OPERATIONS": strconv.Itoa(len(points)), "OUVIRA_WORKER_LONG_OPERATIONS": strconv.Itoa(len(points)),
+			"OUVIRA_CONNECTION_SHARE": "0.9",
+		},
 	}})
-	for _, point := range failpoints {
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	customers := prepare(t, s, operator)
+	for _, point := range points {
 		must(t, os.WriteFile(fileOf(armed, point), nil, 0o600))
 	}
-	customers := make([]customer, 0, len(failpoints))
-	for i := range failpoints {
-		customers = append(customers, signUp(t, s, fmt.Sprintf("crash-%d", i)))
+	for _, name := range slices.Sorted(maps.Keys(crashes)) {
+		c := crashes[name]
+		for i := range c.failpoints {
+			if c.begin == nil {
+				customers[name] = append(customers[name], signUp(t, s, fmt.Sprintf("%s-%d", name, i)))
+			} else {
+				c.begin(t, operator, customers[name][i])
+			}
+		}
 	}
-	for _, point := range failpoints {
+	for _, point := range points {
 		eventually(t, recovery, func() (bool, string) {
 			_, err := os.Stat(fileOf(armed, point) + ".hit")
 			return err == nil, "no operation has reached " + point
@@ -75,41 +170,76 @@ func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
 	for _, part := range s.Names() {
 		must(t, s.Start(t.Context(), part))
 	}
-
-	deadline := time.Now().Add(recovery)
-	for _, c := range customers {
-		eventually(t, time.Until(deadline), func() (bool, string) {
-			got := c.state(t.Context(), s)
-			return got.Status == "active" || got.Status == "failed" && got.Reason != "", fmt.Sprintf("%s is %s (%s)", c.slug, got.Status, got.Reason)
-		})
-	}
-	active := 0
-	for _, c := range customers {
-		if got := c.state(t.Context(), s); got.Status == "active" {
-			active++
-			c.login(t, s, 0)
-		} else {
-			t.Logf("%s failed: %s", c.slug, got.Reason)
+	idle(t, s)
+	for name, c := range crashes {
+		ready := 0
+		for _, customer := range customers[name] {
+			succeeded, wrong := c.ended(t, s, customer)
+			if wrong != "" {
+				t.Errorf("%s: %s", customer.slug, wrong)
+			}
+			if succeeded {
+				ready++
+			}
 		}
+		if ready == 0 {
+			t.Errorf("every %s failed: a crash is no reason to", name)
+		}
+		knowsAll(t, armed, name, c.failpoints)
 	}
-	if active == 0 {
-		t.Fatal("every tenant failed: a crash is no reason to")
-	}
-	clean(t, s, active)
-	knowsAll(t, armed)
+	clean(t, s)
 }
 
-// knowsAll fails when provisioning has a failpoint that this test leaves out.
-func knowsAll(t *testing.T, dir string) {
+// prepare makes the tenants that operations begin with, one for each failpoint.
+func prepare(t *testing.T, s *stack.Stack, operator stack.API) map[string][]customer {
 	t.Helper()
-	seen, err := filepath.Glob(filepath.Join(dir, "provision.*.seen"))
+	customers := map[string][]customer{}
+	steps := 0
+	for name, c := range crashes {
+		if c.begin == nil {
+			continue
+		}
+		steps = max(steps, len(c.before))
+		for i := range c.failpoints {
+			customers[name] = append(customers[name], signUp(t, s, fmt.Sprintf("%s-%d", name, i)))
+		}
+	}
+	idle(t, s)
+	for i := range steps {
+		for name, c := range crashes {
+			for _, customer := range customers[name] {
+				if i < len(c.before) {
+					asks(c.before[i], http.StatusAccepted, nil)(t, operator, customer)
+				}
+			}
+		}
+		idle(t, s)
+	}
+	return customers
+}
+
+// idle waits until no operation is unfinished.
+func idle(t *testing.T, s *stack.Stack) {
+	t.Helper()
+	eventually(t, recovery, func() (bool, string) {
+		left := column[string](t, s.Demo().Postgres.Control, `
+			SELECT format('%s of %s is %s: %s', o.kind, t.slug, o.status, o.error)
+			FROM control.operations o LEFT JOIN control.tenants t ON t.id = o.tenant_id WHERE o.finished_at IS NULL`)
+		return len(left) == 0, strings.Join(left, "\n")
+	})
+}
+
+// knowsAll fails when an operation has a failpoint that this test leaves out.
+func knowsAll(t *testing.T, dir, name string, failpoints []string) {
+	t.Helper()
+	seen, err := filepath.Glob(filepath.Join(dir, name+".*.seen"))
 	must(t, err)
 	for i, file := range seen {
 		seen[i] = strings.Replace(strings.TrimSuffix(filepath.Base(file), ".seen"), ".", "/", 1)
 	}
 	slices.Sort(seen)
 	if !slices.Equal(seen, slices.Sorted(slices.Values(failpoints))) {
-		t.Errorf("provisioning has the failpoints %v, the test crashes at %v", seen, failpoints)
+		t.Errorf("%s has the failpoints %v, the test crashes at %v", name, seen, failpoints)
 	}
 }
 
@@ -128,14 +258,11 @@ func fileOf(dir, point string) string {
 	return filepath.Join(dir, strings.ReplaceAll(point, "/", "."))
 }
 
-// clean checks the servers: one database and one role for each active tenant,
-// and nothing else of ours.
-func clean(t *testing.T, s *stack.Stack, active int) {
+// clean checks the servers: one database and one role for each tenant that has any,
+// nothing else of ours, and nothing that the doctor would find.
+func clean(t *testing.T, s *stack.Stack) {
 	t.Helper()
-	recorded := column[string](t, s.Demo().Postgres.Control, "SELECT database_name FROM control.tenants WHERE status = 'active' ORDER BY 1")
-	if len(recorded) != active {
-		t.Fatalf("active tenants in the control database: %d, want %d", len(recorded), active)
-	}
+	recorded := column[string](t, s.Demo().Postgres.Control, "SELECT database_name FROM control.tenants WHERE database_name IS NOT NULL ORDER BY 1")
 	var databases, roles []string
 	for _, server := range []string{stack.PGA, stack.PGB} {
 		databases = append(databases, column[string](t, s.PostgresURL(server), "SELECT datname::text FROM pg_database WHERE datname LIKE 'ov\\_%'")...)
@@ -148,6 +275,15 @@ func clean(t *testing.T, s *stack.Stack, active int) {
 	}
 	if !slices.Equal(roles, recorded) {
 		t.Errorf("roles on the servers %v, recorded %v", roles, recorded)
+	}
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	var report struct {
+		Findings []any `json:"findings"`
+	}
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodGet, "/v1/reconcile", nil, &report))
+	if len(report.Findings) != 0 {
+		t.Errorf("the doctor finds %v", report.Findings)
 	}
 }
 

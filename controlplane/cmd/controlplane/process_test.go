@@ -240,18 +240,19 @@ func TestRefusesToStart(t *testing.T) {
 		change map[string]string
 		want   string
 	}{
-		"no roles yet":  {nil, "check the credentials"},
-		"no URL":        {map[string]string{"OUVIRA_CONTROL_DATABASE_URL": ""}, "OUVIRA_CONTROL_DATABASE_URL is not set"},
-		"not a URL":     {map[string]string{"OUVIRA_CONTROL_DATABASE_URL": "postgres://%zz:secret-of-mine@"}, "not a valid postgres:// URL"},
-		"no key":        {map[string]string{"OUVIRA_CONTROL_KEY_FILE": filepath.Join(i.home, "none")}, "keys generate"},
-		"swapped keys":  {map[string]string{"OUVIRA_CONTROL_KEY_FILE": i.env["OUVIRA_DATA_PUBLIC_KEY_FILE"]}, "is needed here"},
-		"typing error":  {map[string]string{"OUVIRA_CONTROL_KEYFILE": "x"}, "Did you mean OUVIRA_CONTROL_KEY_FILE?"},
-		"bad origin":    {map[string]string{"OUVIRA_SIGNUP_ORIGINS": "https://a.example,*"}, "entry 2 is not an origin"},
-		"bad share":     {map[string]string{"OUVIRA_CONNECTION_SHARE": "1.5"}, "at most 1"},
-		"no operations": {map[string]string{"OUVIRA_WORKER_OPERATIONS": "0"}, "between 1 and 100"},
-		"no real key":   {map[string]string{"OUVIRA_ENV": "production", "TURNSTILE_SECRET_KEY": "1x0000000000000000000000000000000AA"}, "this is Cloudflare's key for tests"},
-		"no page":       {map[string]string{"OUVIRA_ENV": "production", "TURNSTILE_SECRET_KEY": "0x4AAAAAAA"}, "name the sign-up pages"},
-		"production":    {map[string]string{"OUVIRA_ENV": "production"}, "production wants https"},
+		"no roles yet":       {nil, "check the credentials"},
+		"no URL":             {map[string]string{"OUVIRA_CONTROL_DATABASE_URL": ""}, "OUVIRA_CONTROL_DATABASE_URL is not set"},
+		"not a URL":          {map[string]string{"OUVIRA_CONTROL_DATABASE_URL": "postgres://%zz:secret-of-mine@"}, "not a valid postgres:// URL"},
+		"no key":             {map[string]string{"OUVIRA_CONTROL_KEY_FILE": filepath.Join(i.home, "none")}, "keys generate"},
+		"swapped keys":       {map[string]string{"OUVIRA_CONTROL_KEY_FILE": i.env["OUVIRA_DATA_PUBLIC_KEY_FILE"]}, "is needed here"},
+		"typing error":       {map[string]string{"OUVIRA_CONTROL_KEYFILE": "x"}, "Did you mean OUVIRA_CONTROL_KEY_FILE?"},
+		"bad origin":         {map[string]string{"OUVIRA_SIGNUP_ORIGINS": "https://a.example,*"}, "entry 2 is not an origin"},
+		"bad share":          {map[string]string{"OUVIRA_CONNECTION_SHARE": "1.5"}, "at most 1"},
+		"no long operations": {map[string]string{"OUVIRA_WORKER_LONG_OPERATIONS": "0"}, "between 1 and 100"},
+		"no operations":      {map[string]string{"OUVIRA_WORKER_OPERATIONS": "0"}, "between 1 and 100"},
+		"no real key":        {map[string]string{"OUVIRA_ENV": "production", "TURNSTILE_SECRET_KEY": "1x0000000000000000000000000000000AA"}, "this is Cloudflare's key for tests"},
+		"no page":            {map[string]string{"OUVIRA_ENV": "production", "TURNSTILE_SECRET_KEY": "0x4AAAAAAA"}, "name the sign-up pages"},
+		"production":         {map[string]string{"OUVIRA_ENV": "production"}, "production wants https"},
 	} {
 		changed := &install{env: map[string]string{}}
 		maps.Copy(changed.env, i.env)

@@ -183,6 +183,10 @@ func TestWait(t *testing.T) {
 	commands := map[string][]string{
 		"create": {"tenant", "create", "acme", "--name", "Acme", "--owner-email", "a@b.example", "--owner-name", "A", "--wait"},
 		"retry":  {"tenant", "retry", "acme", "--wait"},
+
+		"delete":   {"tenant", "delete", "acme", "--confirm", "acme", "--wait"},
+		"undelete": {"tenant", "undelete", "acme", "--wait"},
+		"purge":    {"tenant", "purge", "acme", "--confirm", "acme", "--wait"},
 	}
 	for name, command := range commands {
 		t.Run(name, func(t *testing.T) {
@@ -219,6 +223,69 @@ func waits(t *testing.T, queued string, command []string) {
 		if (status == "succeeded") != strings.Contains(out, "active") {
 			t.Errorf("%s: %s", status, out)
 		}
+	}
+}
+
+// What cannot be undone is asked for by its name: typed, or given on the command line.
+func TestConfirmation(t *testing.T) {
+	t.Parallel()
+	for _, verb := range []string{"delete", "purge"} {
+		var asked atomic.Int32
+		p := newPerson(t)
+		p.env["OUVIRA_URL"] = serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				_, _ = w.Write([]byte(`{"id":"t","slug":"acme","name":"Acme\u001b[2J"}`))
+				return
+			}
+			asked.Add(1)
+			var in struct {
+				ConfirmSlug string `json:"confirm_slug"`
+			}
+			_ = json.NewDecoder(r.Body).Decode(&in)
+			if r.URL.Path != "/v1/tenants/t/"+verb || in.ConfirmSlug != "acme" {
+				problem(w, 422)
+				return
+			}
+			w.WriteHeader(202)
+			fmt.Fprintf(w, `{"operation":{"id":"o","kind":"tenant.%s","status":"queued"}}`, verb)
+		})
+		for typed, want := range map[string]int{"acme\n": cli.ExitOK, "globex\n": cli.ExitFailure, "\n": cli.ExitFailure, "": cli.ExitFailure} {
+			asked.Store(0)
+			code, out, errOut := p.run(t, typed, "tenant", verb, "t")
+			if code != want || (asked.Load() == 1) != (want == cli.ExitOK) || !strings.Contains(errOut, "(acme)") || strings.Contains(errOut, "\x1b") {
+				t.Errorf("%s, typed %q: exit %d, asked %d times: %s", verb, typed, code, asked.Load(), errOut)
+			}
+			if (want == cli.ExitOK) != strings.Contains(out, "tenant."+verb) {
+				t.Errorf("%s, typed %q: %s", verb, typed, out)
+			}
+		}
+		if code, _, errOut := p.run(t, "", "tenant", verb, "t", "--confirm", "acme"); code != cli.ExitOK || strings.Contains(errOut, "Type") {
+			t.Errorf("%s --confirm: exit %d: %s", verb, code, errOut)
+		}
+	}
+}
+
+// What is done at once shows the tenant as it is then.
+func TestSuspendResumeSignOut(t *testing.T) {
+	t.Parallel()
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var in map[string]string
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		fmt.Fprintf(w, `{"id":"t","slug":"acme","status":%q,"status_reason":%q}`, r.Method+" "+r.URL.Path, in["reason"])
+	})
+	for verb, more := range map[string][]string{"suspend": {"--reason", "Unpaid."}, "resume": nil, "sign-out-everyone": nil} {
+		code, out, errOut := p.run(t, "", append([]string{"tenant", verb, "acme", "-o", "json"}, more...)...)
+		var shown map[string]any
+		if err := json.Unmarshal([]byte(out), &shown); code != cli.ExitOK || err != nil || shown["status"] != "POST /v1/tenants/acme/"+verb {
+			t.Errorf("%s: exit %d: %s %s", verb, code, out, errOut)
+		}
+		if verb == "suspend" && shown["status_reason"] != "Unpaid." {
+			t.Errorf("the reason was not sent: %s", out)
+		}
+	}
+	if code, _, _ := p.run(t, "", "tenant", "suspend", "acme"); code != cli.ExitUsage {
+		t.Errorf("without a reason: exit %d", code)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/failpoint"
+	"github.com/ouvira/ouvira/shared/fault"
 )
 
 // Begin implements operation.Handler.
@@ -46,7 +48,37 @@ func (a *attempt) Step(ctx context.Context, name string) error {
 	return nil
 }
 
-func (a *attempt) fence(ctx context.Context) error { return a.s.fence(ctx, a.run) }
+// fence puts the fence on. One that was asked for on its own also waits for the end
+// of whatever works on the tenant's database as a whole, and then puts it on again:
+// others take their own fences away when they give up, and may have looked at the
+// tenant's status before it changed.
+func (a *attempt) fence(ctx context.Context) error {
+	if a.run.Kind != KindFence {
+		return a.s.fence(ctx, a.run)
+	}
+	busy := a.s.operations.Idle(ctx, a.s.db, a.run.TenantID)
+	if busy != nil && !fault.Is(busy, fault.KindConflict) {
+		return busy
+	}
+	t, err := read(ctx, a.s.db, a.run.TenantID, "")
+	if err != nil {
+		return err
+	}
+	if busy == nil || t.fence != t.place() {
+		if err := a.s.fence(ctx, a.run); err != nil {
+			return err
+		}
+	}
+	if busy != nil && t.fenced() {
+		return operation.Later("operation_at_work", "Another operation works on the tenant's database, and may have a fence of its own.",
+			"The fence is looked after once more when that has ended.").In(fenceAgain)
+	}
+	return nil
+}
+
+// fenceAgain is how long a fence waits before it looks again whether the others are
+// done.
+const fenceAgain = 2 * time.Second
 
 // deleted calls fn with the tenant and what works on its server; a tenant that
 // has no database, because it could never be made, needs nothing.

@@ -341,6 +341,34 @@ func TestNobodyIsResumedWhileTheDatabaseIsWorkedOn(t *testing.T) {
 	w.fenced(t, id, "suspended")
 }
 
+// A tenant is suspended while another operation has a fence of its own, which it takes
+// away when it gives up: the suspension has the last word.
+func TestASuspensionOutlastsTheFencesOfOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testdb.System)
+	id := w.Tenant(t, "acme")
+	_, err := pg.InTxValue(t.Context(), w.Pool, func(tx pgx.Tx) (uuid.UUID, error) {
+		return w.Store.Enqueue(t.Context(), tx, operation.Spec{Kind: "tenant.move", TenantID: id, Steps: []string{"copy"}, CreatedBy: "operator:bob", Exclusive: true})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.suspend(t, id)
+	op := w.latest(t, id)
+	for range 2 {
+		if o := w.Run(t, w.runner, op); o.Status != operation.Queued || o.Error == nil || o.Error.Code != "operation_at_work" {
+			t.Fatalf("%s %+v", o.Status, o.Error)
+		}
+		w.fenced(t, id, "suspended")
+	}
+	name := tenantdb.Name(id, 1)
+	exec(t, w.admin, "GRANT ouvira_app TO "+name+" GRANTED BY ouvira_provisioner")
+	exec(t, w.admin, "ALTER ROLE "+name+" LOGIN CONNECTION LIMIT 10")
+	exec(t, w.Pool, "UPDATE control.operations SET status = 'failed' WHERE kind = 'tenant.move'")
+	w.MustRun(t, w.runner, op)
+	w.fenced(t, id, "suspended")
+}
+
 // What suspends a tenant that was moved since, or in an earlier release, is fenced
 // where it is now; what an operation works on is left alone until its end.
 func TestTheSweepFencesWhatIsNot(t *testing.T) {

@@ -138,11 +138,11 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 
 // Idle looks whether an exclusive operation of the tenant is unfinished. Errors:
 // fault.Conflict, which says what it is and whose.
-func (s *Store) Idle(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
+func (s *Store) Idle(ctx context.Context, q pg.Querier, tenant uuid.UUID) error {
 	var id uuid.UUID
 	var kind, by string
 	var since time.Time
-	err := tx.QueryRow(ctx, `
+	err := q.QueryRow(ctx, `
 		SELECT o.id, o.kind, COALESCE(p.email, o.created_by), o.created_at
 		FROM control.operations o LEFT JOIN control.operators p ON o.created_by = 'operator:' || p.id
 		WHERE o.tenant_id = $1 AND o.exclusive AND o.status IN ('queued', 'running')`, tenant).Scan(&id, &kind, &by, &since)

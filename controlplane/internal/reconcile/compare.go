@@ -54,7 +54,7 @@ func (c *comparison) compare() {
 		}
 		known[*t.Database] = true
 		// What is being made or failed half-way is the operation's business.
-		if t.served() {
+		if t.kept() {
 			c.database(&t)
 			c.role(&t)
 		}
@@ -134,6 +134,38 @@ func (c *comparison) role(t *tenant) {
 		c.find("role_powerful", SeverityError, t, name, "The tenant's role has rights over the whole server.",
 			"ALTER ROLE "+name+" NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, and find out who gave them.")
 	}
+	c.fence(t, r)
+	if !r.TempLimited {
+		c.find(codeRoleSettings, SeverityWarning, t, name, "The role has no limit for temporary files.", "ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
+	}
+	for _, group := range r.Memberships {
+		if group != migrations.AppRole {
+			c.find(codeMembershipForeign, SeverityError, t, name, "The tenant's role is a member of "+group+".",
+				"REVOKE "+group+" FROM "+name+", and find out who granted it.")
+		}
+	}
+}
+
+// fence compares what a fence takes from the role with whether there should be one.
+// An operation that is at work on the tenant may have one of its own, or is about to
+// put it on.
+func (c *comparison) fence(t *tenant, r role) {
+	name := *t.Database
+	member := slices.Contains(r.Memberships, migrations.AppRole)
+	switch {
+	case t.Busy:
+		return
+	case t.fenced():
+		if r.CanLogin || r.Limit != 0 || member {
+			c.find("fence_missing", SeverityError, t, name, "The tenant is "+t.Status+", and its role is not fenced: a node that hears of nothing could serve it on.",
+				"REVOKE "+migrations.AppRole+" FROM "+name+", then ALTER ROLE "+name+" NOLOGIN CONNECTION LIMIT 0, then end its sessions.")
+		}
+		return
+	case !r.CanLogin && r.Limit == 0 && !member:
+		c.find("fence_left", SeverityError, t, name, "The tenant is active, and its role is fenced: it cannot be served.",
+			fmt.Sprintf("GRANT %s TO %s, then ALTER ROLE %s LOGIN CONNECTION LIMIT %d.", migrations.AppRole, name, name, t.MaxConnections))
+		return
+	}
 	if !r.CanLogin {
 		c.find(codeNoLogin, SeverityError, t, name, "The tenant's role may not log in.", "If the tenant is not fenced: ALTER ROLE "+name+" LOGIN.")
 	}
@@ -141,18 +173,9 @@ func (c *comparison) role(t *tenant) {
 		c.find(codeRoleLimit, SeverityWarning, t, name, fmt.Sprintf("The role's connection limit is %d, the plan says %d.", r.Limit, t.MaxConnections),
 			fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d.", name, t.MaxConnections))
 	}
-	if !r.TempLimited {
-		c.find(codeRoleSettings, SeverityWarning, t, name, "The role has no limit for temporary files.", "ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
-	}
 	if !slices.Contains(r.Memberships, migrations.AppRole) {
 		c.find(codeMembershipMissing, SeverityError, t, name, "The tenant's role is no member of ouvira_app: it can read and write nothing.",
 			"If the tenant is not fenced: GRANT ouvira_app TO "+name+".")
-	}
-	for _, group := range r.Memberships {
-		if group != migrations.AppRole {
-			c.find(codeMembershipForeign, SeverityError, t, name, "The tenant's role is a member of "+group+".",
-				"REVOKE "+group+" FROM "+name+", and find out who granted it.")
-		}
 	}
 }
 

@@ -64,12 +64,14 @@ type tenant struct {
 	Database       *string
 	SchemaVersion  int64
 	MaxConnections int
+	Busy           bool // an operation other than a repair is at work on it
 }
 
-// served tells whether the tenant's database has to be complete.
-func (t tenant) served() bool {
-	return t.Status == "active" || t.Status == "suspended" || t.Status == "warm"
-}
+// kept tells whether the tenant's database has to be complete.
+func (t tenant) kept() bool { return t.Status == "active" || t.Status == "warm" || t.fenced() }
+
+// fenced tells whether the tenant's role has to be.
+func (t tenant) fenced() bool { return t.Status == "suspended" || t.Status == "deleted" }
 
 // warm tells whether it is nobody's yet: an entry of the warm pool.
 func (t tenant) warm() bool { return strings.HasPrefix(t.Status, "warm") }
@@ -78,13 +80,14 @@ func (t tenant) comment() string { return fmt.Sprintf("%s/%d", t.ID, t.Incarnati
 
 func (s *Service) tenants(ctx context.Context, id uuid.UUID) ([]tenant, error) {
 	rows, err := s.db.Query(ctx, `
-		SELECT t.id, t.status, t.incarnation, t.database_name, t.schema_version, p.max_connections
+		SELECT t.id, t.status, t.incarnation, t.database_name, t.schema_version, p.max_connections,
+		       EXISTS (SELECT FROM control.operations o WHERE o.tenant_id = t.id AND o.kind <> $2 AND o.status IN ('queued', 'running'))
 		FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id
 		WHERE t.server_id = $1
 		UNION ALL
-		SELECT w.id, CASE WHEN w.status = 'ready' THEN 'warm' ELSE 'warming' END, 1, w.database_name, w.schema_version, w.max_connections
+		SELECT w.id, CASE WHEN w.status = 'ready' THEN 'warm' ELSE 'warming' END, 1, w.database_name, w.schema_version, w.max_connections, false
 		FROM control.warm_databases w WHERE w.server_id = $1
-		ORDER BY 1`, id)
+		ORDER BY 1`, id, KindRepair)
 	if err != nil {
 		return nil, fmt.Errorf("read the tenants of a server: %w", err)
 	}
@@ -112,7 +115,7 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, o
 	}
 	c.inside = map[string]inside{}
 	for _, t := range c.tenants {
-		if t.Database == nil || !t.served() || only != uuid.Nil && t.ID != only {
+		if t.Database == nil || !t.kept() || only != uuid.Nil && t.ID != only {
 			continue
 		}
 		if d, there := c.databases[*t.Database]; !there || !d.Open || d.Limit == invalidDatabase {

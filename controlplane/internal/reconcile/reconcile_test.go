@@ -115,6 +115,41 @@ func TestASoundFleetHasNoFindings(t *testing.T) {
 	}
 }
 
+// A tenant that is suspended or deleted is fenced, and that is as it should be. While
+// an operation is at work on a tenant, what it has done so far is its own business.
+func TestFencesThatShouldBeThere(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, testdb.System)
+	name := tenantdb.Name(f.a, 1)
+	status := func(to string) {
+		t.Helper()
+		if _, err := f.control.Pool.Exec(t.Context(), "UPDATE control.tenants SET status = $2 WHERE id = $1", f.a, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sound := func(what string) {
+		t.Helper()
+		if report := f.look(t); len(report.Findings) != 0 {
+			t.Errorf("%s: %+v", what, report.Findings)
+		}
+	}
+	f.exec(t, "postgres", "REVOKE ouvira_app FROM "+name+"; ALTER ROLE "+name+" NOLOGIN CONNECTION LIMIT 0")
+	for _, fenced := range []string{"suspended", "deleted"} {
+		status(fenced)
+		sound(fenced)
+	}
+	f.exec(t, "postgres", "ALTER ROLE "+name+" LOGIN")
+	if report := f.look(t); len(report.Findings) != 1 || report.Findings[0].Code != "fence_missing" {
+		t.Errorf("half a fence: %+v", report.Findings)
+	}
+	if _, err := f.control.Pool.Exec(t.Context(), "INSERT INTO control.operations (id, kind, tenant_id, created_by) VALUES (gen_random_uuid(), 'tenant.fence', $1, 'test')", f.a); err != nil {
+		t.Fatal(err)
+	}
+	sound("a fence under way")
+	status("active")
+	sound("an operation with a fence of its own")
+}
+
 // TestEachDifferenceIsFound breaks one thing at a time and heals it again.
 func TestEachDifferenceIsFound(t *testing.T) {
 	t.Parallel()
@@ -156,6 +191,20 @@ func TestEachDifferenceIsFound(t *testing.T) {
 			"role_settings", a, true,
 			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" RESET temp_file_limit") },
 			func() { f.exec(t, "postgres", "ALTER ROLE "+a+" SET temp_file_limit = '256MB'") },
+		},
+		{
+			"fence_left", a, true,
+			func() {
+				f.exec(t, "postgres", "REVOKE ouvira_app FROM "+a+"; ALTER ROLE "+a+" NOLOGIN CONNECTION LIMIT 0")
+			},
+			func() {
+				f.exec(t, "postgres", "GRANT ouvira_app TO "+a+"; ALTER ROLE "+a+" LOGIN CONNECTION LIMIT 10")
+			},
+		},
+		{
+			"fence_missing", a, true,
+			func() { control("UPDATE control.tenants SET status = 'suspended' WHERE id = $1", f.a) },
+			func() { control("UPDATE control.tenants SET status = 'active' WHERE id = $1", f.a) },
 		},
 		{
 			"membership_missing", a, true,

@@ -192,6 +192,40 @@ func TestSec06FenceInTheDatabaseBeforeTheRouteArrives(t *testing.T) {
 	expect(t, "fenced because suspended", n.ask(t, http.MethodGet, hostOf(n.A), "/account/me", nil, bearer(access)), 403, "tenant_suspended")
 }
 
+// Everyone is signed out of a tenant: neither access nor refresh tokens nor API keys
+// of before count, those of the other tenant do, and who signs in again is in.
+func TestSec07EveryoneIsSignedOut(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	type holder struct{ access, refresh, rotated string }
+	renew := func(host, refresh string) string {
+		t.Helper()
+		a := n.ask(t, http.MethodPost, host, "/auth/token/refresh", object{"refresh": refresh})
+		expect(t, "a refresh", a, 200)
+		return a.text("refresh")
+	}
+	hold := func(f tenanttest.Tenant) (h holder) {
+		h.access, h.rotated = n.login(t, f)
+		h.refresh = renew(hostOf(f), h.rotated)
+		return h
+	}
+	of, other := hold(n.A), hold(n.B)
+	for range 2 { // also from the second epoch to the third
+		n.Table.Change(n.A.ID, func(r *route.Route) { r.TokenEpoch++ })
+		expect(t, "access", n.ask(t, http.MethodGet, hostOf(n.A), "/account/me", nil, bearer(of.access)), 401)
+		for what, token := range map[string]string{"refresh": of.refresh, "rotated, within the grace": of.rotated} {
+			expect(t, what, n.ask(t, http.MethodPost, hostOf(n.A), "/auth/token/refresh", object{"refresh": token}), 401, "invalid_refresh_token")
+		}
+		of = hold(n.A)
+		expect(t, "signed in again", n.ask(t, http.MethodGet, hostOf(n.A), "/account/me", nil, bearer(of.access)), 200)
+		expect(t, "logout", n.ask(t, http.MethodPost, hostOf(n.A), "/auth/logout", object{"refresh": of.refresh}, bearer(of.access)), 205)
+		expect(t, "after the logout", n.ask(t, http.MethodPost, hostOf(n.A), "/auth/token/refresh", object{"refresh": of.refresh}), 401)
+		of = hold(n.A)
+	}
+	expect(t, "the other tenant's access", n.ask(t, http.MethodGet, hostOf(n.B), "/account/me", nil, bearer(other.access)), 200)
+	renew(hostOf(n.B), other.refresh)
+}
+
 func TestSec07RecreatedSlugAndRaisedEpoch(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/ouvira/ouvira/shared/route"
 )
 
 // A refresh token is "ovr_", the tenant's id and 256 random bits, the last two
@@ -48,6 +50,16 @@ func refreshTokenOf(tenant uuid.UUID, text string) bool {
 func digest(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
+}
+
+// refreshDigest is how refresh tokens are stored: bound to the tenant's token epoch
+// at the time, so that a token from before the epoch was raised is an unknown one.
+// In the first epoch it is the plain digest.
+func refreshDigest(tenant *route.Route, token string) []byte {
+	if tenant.TokenEpoch <= 1 {
+		return digest(token)
+	}
+	return digest(fmt.Sprintf("%s/%d", token, tenant.TokenEpoch))
 }
 
 // sealChild encrypts a refresh token under a key derived from its parent: who

@@ -79,7 +79,7 @@ func (s *Service) newSession(ctx context.Context, t Tenant, db pg.Querier, u Pro
 	id, refresh := uuid.New(), newRefreshToken(t.Route.TenantID)
 	err := s.queries.StartSession(ctx, db, dbsqlc.StartSessionParams{
 		SessionID: id, UserID: &u.ID, Remember: remember, UserAgent: c.userAgent(), IPAddress: c.ip(),
-		LifetimeSeconds: lifetime(remember).Seconds(), TokenHash: digest(refresh), IdleSeconds: idle(remember).Seconds(),
+		LifetimeSeconds: lifetime(remember).Seconds(), TokenHash: refreshDigest(t.Route, refresh), IdleSeconds: idle(remember).Seconds(),
 		UserDisplay: u.FullName, Action: action, Metadata: metadata("session", id.String()), RequestID: c.RequestID,
 	})
 	if err != nil {
@@ -145,7 +145,7 @@ func (s *Service) SessionOf(ctx context.Context, t Tenant, token string) (string
 	}
 	name := ""
 	err := t.Do(ctx, func(db Conn) error {
-		id, err := s.queries.FamilyOfRefreshToken(ctx, db, digest(token))
+		id, err := s.queries.FamilyOfRefreshToken(ctx, db, refreshDigest(t.Route, token))
 		if err == nil {
 			name = id.String()
 		} else if !errors.Is(err, pgx.ErrNoRows) {
@@ -162,7 +162,7 @@ func refreshRefused(why string) error {
 }
 
 func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string, c Client) (tokens Tokens, reused bool, err error) {
-	row, err := s.queries.LockRefreshToken(ctx, tx, dbsqlc.LockRefreshTokenParams{TokenHash: digest(parent), GraceSeconds: RefreshGrace.Seconds()})
+	row, err := s.queries.LockRefreshToken(ctx, tx, dbsqlc.LockRefreshTokenParams{TokenHash: refreshDigest(t.Route, parent), GraceSeconds: RefreshGrace.Seconds()})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Tokens{}, false, refreshRefused("unknown refresh token")
 	}
@@ -193,8 +193,8 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 		return Tokens{}, false, err
 	}
 	err = s.queries.RotateRefreshToken(ctx, tx, dbsqlc.RotateRefreshTokenParams{
-		ChildHash: digest(child), SessionID: row.SessionID, IdleSeconds: idle(row.Remember).Seconds(), SessionExpiresAt: row.SessionExpiresAt,
-		ChildSealed: sealed, ParentHash: digest(parent),
+		ChildHash: refreshDigest(t.Route, child), SessionID: row.SessionID, IdleSeconds: idle(row.Remember).Seconds(), SessionExpiresAt: row.SessionExpiresAt,
+		ChildSealed: sealed, ParentHash: refreshDigest(t.Route, parent),
 	})
 	if err != nil {
 		return Tokens{}, false, err
@@ -208,7 +208,7 @@ func (s *Service) rotate(ctx context.Context, t Tenant, tx pgx.Tx, parent string
 func (s *Service) Logout(ctx context.Context, t Tenant, tx pgx.Tx, actor Actor, refresh string, c Client) error {
 	sessions := []uuid.UUID{actor.SessionID}
 	if refreshTokenOf(t.Route.TenantID, refresh) {
-		other, err := s.queries.SessionOfRefreshToken(ctx, tx, dbsqlc.SessionOfRefreshTokenParams{TokenHash: digest(refresh), UserID: actor.ID})
+		other, err := s.queries.SessionOfRefreshToken(ctx, tx, dbsqlc.SessionOfRefreshTokenParams{TokenHash: refreshDigest(t.Route, refresh), UserID: actor.ID})
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
