@@ -66,6 +66,7 @@ func (s *Stack) env(name string) map[string]string {
 		"OUVIRA_CONTROL_DATABASE_URL": s.controlURL(controlRole, s.secrets.ControlPassword),
 		"OUVIRA_CONTROL_KEY_FILE":     s.controlKey(),
 		"OUVIRA_DATA_PUBLIC_KEY_FILE": s.dataPublicKey(),
+		"OUVIRA_BACKUP_URL":           (&url.URL{Scheme: "file", Path: s.path("backups")}).String(),
 	}
 	switch name {
 	case Control:

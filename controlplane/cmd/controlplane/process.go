@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"riverqueue.com/riverui"
 
+	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
@@ -192,6 +194,9 @@ func (h *house) furnish(public *seal.PublicKey) {
 	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning}
+	backups := backup.NewService(h.db, operations, servers, public, h.key, backup.Options{
+		Store: s.backupStore(), Tenants: tenants, Log: h.log, Getenv: s.getenv,
+	})
 	h.rooms = httpapi.Rooms{
 		DB:        h.db,
 		Operators: &operator.Service{DB: h.db},
@@ -204,12 +209,15 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Provision:  provisioning,
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
+		Backups:    backups,
 	}
-	h.runner = operation.NewRunner(operations, h.holder, h.log, map[string]operation.Handler{
+	handlers := map[string]operation.Handler{
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
-	})
+	}
+	maps.Copy(handlers, backups.Handlers())
+	h.runner = operation.NewRunner(operations, h.holder, h.log, handlers)
 	provisioning.RunBy(h.runner)
 	h.runner.Tracing = h.tracing
 }
@@ -246,6 +254,8 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() { every(ctx, 30*time.Second, h.log, "expire sign-ups", h.rooms.Signups.Sweep) })
 	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
+	sweeps.Go(func() { every(ctx, 30*time.Second, h.log, "ask for the backups that are due", h.rooms.Backups.Schedule) })
+	sweeps.Go(func() { every(ctx, 10*time.Minute, h.log, "remove old backups", h.rooms.Backups.Sweep) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

@@ -18,7 +18,9 @@ type directory string
 // partial ends the names of files that are being written.
 const partial = ".partial"
 
-func (d directory) path(name string) string { return filepath.Join(string(d), filepath.FromSlash(name)) }
+func (d directory) path(name string) string {
+	return filepath.Join(string(d), filepath.FromSlash(name))
+}
 
 // Put implements Store: written beside, then renamed.
 func (d directory) Put(_ context.Context, name string, write func(io.Writer) error) error {
