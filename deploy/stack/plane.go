@@ -67,7 +67,7 @@ func (s *Stack) env(name string) map[string]string {
 		"OUVIRA_CONTROL_KEY_FILE":     s.controlKey(),
 		"OUVIRA_DATA_PUBLIC_KEY_FILE": s.dataPublicKey(),
 		"OUVIRA_DNS_SERVERS":          loopback(s.ports.DNS),
-		"OUVIRA_BACKUP_URL":           "file://" + s.path("backups"),
+		"OUVIRA_BACKUP_URL":           (&url.URL{Scheme: "file", Path: s.path("backups")}).String(),
 	}
 	switch name {
 	case Control:

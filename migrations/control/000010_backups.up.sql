@@ -1,14 +1,21 @@
 -- Backups of the tenants' databases, and what restoring one needs.
-ALTER TABLE control.plans
-    ADD COLUMN backup_interval_hours integer NOT NULL DEFAULT 24
-        CONSTRAINT plans_backup_interval_hours_check CHECK (backup_interval_hours BETWEEN 0 AND 8760),
-    ADD COLUMN backup_keep integer NOT NULL DEFAULT 14
-        CONSTRAINT plans_backup_keep_check CHECK (backup_keep BETWEEN 1 AND 10000),
-    ADD COLUMN backup_keep_days integer NOT NULL DEFAULT 30
-        CONSTRAINT plans_backup_keep_days_check CHECK (backup_keep_days BETWEEN 1 AND 3650);
-COMMENT ON COLUMN control.plans.backup_interval_hours IS '0: none are taken by themselves.';
-COMMENT ON COLUMN control.plans.backup_keep IS 'How many of a tenant are kept at most; those of a deleted tenant all are, until it is purged.';
-COMMENT ON COLUMN control.plans.backup_keep_days IS 'How long one is kept at most; the last one is kept for longer while the tenant lives.';
+CREATE TABLE control.backup_rules (
+    plan_id        uuid PRIMARY KEY CONSTRAINT backup_rules_plan_id_fkey REFERENCES control.plans (id) ON DELETE CASCADE,
+    interval_hours integer NOT NULL CONSTRAINT backup_rules_interval_hours_check CHECK (interval_hours BETWEEN 0 AND 8760),
+    keep           integer NOT NULL CONSTRAINT backup_rules_keep_check CHECK (keep BETWEEN 1 AND 10000),
+    keep_days      integer NOT NULL CONSTRAINT backup_rules_keep_days_check CHECK (keep_days BETWEEN 1 AND 3650),
+    updated_at     timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE control.backup_rules IS 'How often tenants of a plan are backed up, and how long that is kept; a plan without a row has the default.';
+COMMENT ON COLUMN control.backup_rules.interval_hours IS '0: none are taken by themselves.';
+COMMENT ON COLUMN control.backup_rules.keep IS 'How many of a tenant are kept at most; those of a deleted tenant all are, until it is purged.';
+COMMENT ON COLUMN control.backup_rules.keep_days IS 'How long one is kept at most; the last one is kept for longer while the tenant lives.';
+
+-- The rules in force, the default included.
+CREATE VIEW control.backup_rules_in_force AS
+SELECT p.id AS plan_id, p.code AS plan, COALESCE(r.interval_hours, 24) AS interval_hours, COALESCE(r.keep, 14) AS keep,
+       COALESCE(r.keep_days, 30) AS keep_days
+FROM control.plans p LEFT JOIN control.backup_rules r ON r.plan_id = p.id;
 
 ALTER TABLE control.tenants ADD COLUMN next_backup_at timestamptz;
 COMMENT ON COLUMN control.tenants.next_backup_at IS 'NULL: not planned yet.';

@@ -20,6 +20,7 @@ import (
 	"riverqueue.com/riverui"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
+	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
@@ -196,9 +197,12 @@ func (h *house) furnish(public *seal.PublicKey) {
 	operations := operation.NewStore(h.db, h.queue)
 	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
-	// The last backup of a tenant that is deleted is for Options.Backups to take.
 	life := lifecycle.NewService(h.db, operations, servers, h.log, lifecycle.Options{})
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
+	backups := backup.NewService(h.db, operations, servers, public, h.key, backup.Options{
+		Store: s.backupStore(), Tenants: tenants, Log: h.log, Getenv: s.getenv,
+	})
+	life.BackUpBy(backups)
 	h.rooms = httpapi.Rooms{
 		DB:        h.db,
 		Operators: &operator.Service{DB: h.db},
@@ -211,6 +215,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Provision:  provisioning,
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
+		Backups:    backups,
 	}
 	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations)
 	handlers := map[string]operation.Handler{
@@ -220,6 +225,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		reconcile.KindRepair:  h.rooms.Repairer,
 	}
 	maps.Copy(handlers, life.Handlers())
+	maps.Copy(handlers, backups.Handlers())
 	h.runner = operation.NewRunner(operations, h.holder, h.log, handlers)
 	provisioning.RunBy(h.runner)
 	h.lifecycle = life
@@ -265,6 +271,10 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() {
 		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
 	})
+	sweeps.Go(func() {
+		every(ctx, 30*time.Second, h.log, "ask for the backups that are due", h.rooms.Backups.Schedule)
+	})
+	sweeps.Go(func() { every(ctx, 10*time.Minute, h.log, "remove old backups", h.rooms.Backups.Sweep) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/config"
@@ -36,6 +37,9 @@ type settings struct {
 	ConnectionShare    float64  `env:"OUVIRA_CONNECTION_SHARE"`
 	WorkerOperations   int      `env:"OUVIRA_WORKER_OPERATIONS" envDefault:"4"`
 	WorkerLong         int      `env:"OUVIRA_WORKER_LONG_OPERATIONS" envDefault:"2"`
+
+	BackupURL string `env:"OUVIRA_BACKUP_URL"`
+	PGBin     string `env:"OUVIRA_PG_BIN"`
 
 	BaseDomain    string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
 	PublicScheme  string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
@@ -73,6 +77,8 @@ func (s *settings) Validate() error {
 	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
 	refuse(s.WorkerOperations < 1 || s.WorkerOperations > 100, "OUVIRA_WORKER_OPERATIONS: must be between 1 and 100")
 	refuse(s.WorkerLong < 1 || s.WorkerLong > 100, "OUVIRA_WORKER_LONG_OPERATIONS: must be between 1 and 100")
+	_, err = storage.Open(s.BackupURL)
+	refuse(s.BackupURL != "" && err != nil, "OUVIRA_BACKUP_URL: %v", err)
 	for i, origin := range s.SignupOrigins {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
@@ -133,6 +139,23 @@ func (s *settings) needed() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// backupStore is where backups go; nil: nowhere.
+func (s *settings) backupStore() storage.Store {
+	if s.BackupURL == "" {
+		return nil
+	}
+	store, _ := storage.Open(s.BackupURL) // checked by Validate
+	return store
+}
+
+// getenv is how the programs of Postgres are looked for.
+func (s *settings) getenv(name string) string {
+	if name == "OUVIRA_PG_BIN" {
+		return s.PGBin
+	}
+	return os.Getenv(name)
 }
 
 func (s *settings) addresses() tenant.Addresses {

@@ -25,9 +25,11 @@ type Manifest struct {
 	PostgresVersion int        `json:"postgres_version"` // server_version_num
 	DumpMajor       int        `json:"dump_major"`       // of the pg_dump that wrote it
 	TakenAt         time.Time  `json:"taken_at"`
-	Size            int64      `json:"size"`   // of the sealed file, in bytes
-	SHA256          string     `json:"sha256"` // of the sealed file, in hex
-	Audit           *AuditHead `json:"audit"`  // nil: nothing was sealed yet
+	Size            int64      `json:"size"`        // of the sealed file, in bytes
+	SHA256          string     `json:"sha256"`      // of the sealed file, in hex
+	DumpSize        int64      `json:"dump_size"`   // of what is inside, in bytes
+	DumpSHA256      string     `json:"dump_sha256"` // likewise
+	Audit           *AuditHead `json:"audit"`       // nil: nothing was sealed yet
 }
 
 // AuditHead is the last seal of the audit chain in the database.

@@ -33,17 +33,17 @@ func (s *Service) Schedule(ctx context.Context) error {
 		return nil
 	}
 	_, err := s.db.Exec(ctx, `
-		UPDATE control.tenants t SET next_backup_at = now() + random() * make_interval(hours => p.backup_interval_hours)
-		FROM control.plans p
-		WHERE p.id = t.plan_id AND p.backup_interval_hours > 0 AND t.status IN ('active', 'suspended') AND t.next_backup_at IS NULL`)
+		UPDATE control.tenants t SET next_backup_at = now() + random() * make_interval(hours => r.interval_hours)
+		FROM control.backup_rules_in_force r
+		WHERE r.plan_id = t.plan_id AND r.interval_hours > 0 AND t.status IN ('active', 'suspended') AND t.next_backup_at IS NULL`)
 	if err != nil {
 		return fmt.Errorf("plan backups: %w", err)
 	}
 	return pg.InTx(ctx, s.db, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
-			SELECT t.id, make_interval(hours => p.backup_interval_hours)
-			FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id
-			WHERE t.status IN ('active', 'suspended') AND t.next_backup_at <= now() AND p.backup_interval_hours > 0
+			SELECT t.id, make_interval(hours => r.interval_hours)
+			FROM control.tenants t JOIN control.backup_rules_in_force r ON r.plan_id = t.plan_id
+			WHERE t.status IN ('active', 'suspended') AND t.next_backup_at <= now() AND r.interval_hours > 0
 			ORDER BY t.next_backup_at LIMIT $1 FOR UPDATE OF t SKIP LOCKED`, dueBatch)
 		if err != nil {
 			return fmt.Errorf("look for backups that are due: %w", err)
@@ -97,18 +97,18 @@ func (s *Service) expire(ctx context.Context) error {
 			var object string
 			err := tx.QueryRow(ctx, `
 				WITH ranked AS (
-					SELECT b.id, b.reason, b.created_at, t.status, p.backup_keep, p.backup_keep_days,
+					SELECT b.id, b.reason, b.created_at, t.status, r.keep, r.keep_days,
 					       b.reason = ANY ($1) AS transient,
 					       row_number() OVER (PARTITION BY b.tenant_id, b.reason = ANY ($1) ORDER BY b.id DESC) AS n
 					FROM control.backups b
 					JOIN control.tenants t ON t.id = b.tenant_id
-					JOIN control.plans p ON p.id = t.plan_id
+					JOIN control.backup_rules_in_force r ON r.plan_id = t.plan_id
 					WHERE b.status = 'complete')
 				SELECT b.id, b.object FROM control.backups b JOIN ranked r ON r.id = b.id
 				WHERE b.status = 'complete' AND r.status <> 'deleted'
 				  AND CASE WHEN r.transient THEN r.created_at < now() - $2::interval
-				           ELSE r.n > r.backup_keep
-				             OR r.created_at < now() - make_interval(days => r.backup_keep_days) AND (r.n > 1 OR r.status = 'purged') END
+				           ELSE r.n > r.keep
+				             OR r.created_at < now() - make_interval(days => r.keep_days) AND (r.n > 1 OR r.status = 'purged') END
 				  AND NOT EXISTS (SELECT FROM control.operations o
 				                  WHERE o.status IN ('queued', 'running') AND (o.id = b.operation_id OR o.params ->> 'backup_id' = b.id::text))
 				ORDER BY b.id LIMIT 1 FOR UPDATE OF b SKIP LOCKED`,

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"time"
 
@@ -132,7 +133,12 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 	}
 	m.DumpMajor, m.TakenAt = programs.Major, time.Now().UTC().Truncate(time.Second)
 	err = w.WithEnv(ctx, d.Name(), migrations.OwnerRole, func(env []string) error {
-		return s.put(ctx, object, m, func(out io.Writer) error { return programs.Dump(ctx, env, snapshot, out) })
+		return s.put(ctx, object, m, func(out io.Writer) error {
+			if err := programs.Dump(ctx, env, snapshot, out); err != nil {
+				return fmt.Errorf("dump the database: %w", err)
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return err
@@ -140,31 +146,31 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 	return s.putManifest(ctx, object, m)
 }
 
-// put seals what write writes, and notes its size and checksum.
+// put seals what write writes, and notes the sizes and checksums.
 func (s *Service) put(ctx context.Context, object string, m *Manifest, write func(io.Writer) error) error {
-	var dumped error
-	sum, size := sha256.New(), counter(0)
+	var written error
+	var inside, outside digest
 	err := s.store.Put(ctx, object, func(out io.Writer) error {
-		sum.Reset()
-		size = 0
-		sealed, err := Seal(s.control, io.MultiWriter(out, sum, &size))
+		inside, outside = newDigest(), newDigest()
+		sealed, err := Seal(s.control, io.MultiWriter(out, &outside))
 		if err != nil {
 			return err
 		}
-		if dumped = write(sealed); dumped != nil {
-			return dumped
+		if written = write(io.MultiWriter(sealed, &inside)); written != nil {
+			return written
 		}
 		return sealed.Close()
 	})
 	switch {
-	case dumped != nil:
-		return fmt.Errorf("dump the database: %w", dumped)
+	case written != nil:
+		return written
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
 		return unreachable(err)
 	}
-	m.Size, m.SHA256 = int64(size), hex.EncodeToString(sum.Sum(nil))
+	m.Size, m.SHA256 = outside.size, outside.sum()
+	m.DumpSize, m.DumpSHA256 = inside.size, inside.sum()
 	return nil
 }
 
@@ -183,14 +189,21 @@ func (s *Service) putManifest(ctx context.Context, object string, m *Manifest) e
 	return nil
 }
 
-// counter counts what is written.
-type counter int64
+// digest is the size and the SHA-256 of what is written to it.
+type digest struct {
+	hash hash.Hash
+	size int64
+}
+
+func newDigest() digest { return digest{hash: sha256.New()} }
 
 // Write implements io.Writer.
-func (c *counter) Write(p []byte) (int, error) {
-	*c += counter(len(p))
-	return len(p), nil
+func (d *digest) Write(p []byte) (int, error) {
+	d.size += int64(len(p))
+	return d.hash.Write(p)
 }
+
+func (d *digest) sum() string { return hex.EncodeToString(d.hash.Sum(nil)) }
 
 // describe reads what the manifest says of the database, and exports the snapshot.
 func describe(ctx context.Context, tx pgx.Tx, d tenantdb.Database, m *Manifest) (snapshot string, err error) {

@@ -149,6 +149,49 @@ func (c *client) once(ctx context.Context, method, path string, body any) ([]byt
 	return raw, refusal(answer, raw)
 }
 
+// long sends a request whose body or answer may take as long as it likes. The caller
+// closes the answer's body. A saved login is renewed before, when the API says so: what
+// is read from in is sent once only.
+func (c *client) long(ctx context.Context, method, path string, in io.Reader) (*http.Response, error) {
+	if err := c.call(ctx, http.MethodGet, "/v1/auth/me", nil, nil); err != nil {
+		return nil, err
+	}
+	r, err := c.request(ctx, method, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if in != nil {
+		r.Body = io.NopCloser(in)
+		r.ContentLength = -1
+		r.Header.Set("Content-Type", "application/x-tar")
+	}
+	patient := &http.Client{CheckRedirect: noRedirect} // without a timeout of the whole
+	answer, err := patient.Do(r)
+	if err != nil {
+		return nil, unreachable(c.base, err)
+	}
+	if answer.StatusCode >= http.StatusMultipleChoices {
+		defer answer.Body.Close()
+		raw, _ := io.ReadAll(io.LimitReader(answer.Body, maxAnswer)) // the status says enough
+		return nil, refusal(answer, raw)
+	}
+	return answer, nil
+}
+
+// upload sends a file.
+func (c *client) upload(ctx context.Context, path string, file io.Reader) (begun, error) {
+	var b begun
+	answer, err := c.long(ctx, http.MethodPost, path, file)
+	if err != nil {
+		return b, err
+	}
+	defer answer.Body.Close()
+	if err := json.NewDecoder(answer.Body).Decode(&b); err != nil {
+		return b, fmt.Errorf("the control plane's answer is not what this release expects: %w", err)
+	}
+	return b, nil
+}
+
 func unreachable(base string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")

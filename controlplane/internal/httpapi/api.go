@@ -22,6 +22,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/cors"
 
+	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
@@ -50,6 +51,7 @@ type Rooms struct {
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer
+	Backups    *backup.Service
 	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out
 }
 
@@ -120,7 +122,7 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 		httpserver.Recover,
 		httpserver.ClientAddr(o.TrustedProxies),
 		httpserver.SecurityHeaders,
-		httpserver.LimitBody,
+		except(importPath, httpserver.LimitBody),
 		below("/v1", httpserver.TidyPath("")),
 	)
 	if o.Pulse != nil {
@@ -171,6 +173,20 @@ func below(prefix string, middleware func(http.Handler) http.Handler) func(http.
 				return
 			}
 			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// except applies a middleware to all paths but one.
+func except(path string, middleware func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		wrapped := middleware(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == path {
+				next.ServeHTTP(w, r)
+				return
+			}
+			wrapped.ServeHTTP(w, r)
 		})
 	}
 }

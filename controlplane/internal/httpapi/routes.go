@@ -49,6 +49,14 @@ func (a *api) routes() {
 	op(a, get, "/v1/tenants/{tenant}/operations", needs(operator.OperationRead), ok, "list-tenant-operations", "List the operations of a tenant", a.listTenantOperations)
 	op(a, get, "/v1/tenants/{tenant}/audit", needs(operator.AuditRead), ok, "list-tenant-audit", "What was done to a tenant", a.listTenantAudit)
 
+	op(a, get, "/v1/tenants/{tenant}/backups", needs(operator.TenantRead), ok, "list-backups", "List the backups of a tenant", a.listBackups)
+	op(a, post, "/v1/tenants/{tenant}/backup", needs(operator.TenantBackup), accepted, "backup-tenant", "Take a backup now", a.backupTenant)
+	op(a, post, "/v1/tenants/{tenant}/restore", needs(operator.TenantRestore).fresh(), accepted, "restore-tenant", "Restore a backup, in place or as a new tenant", a.restoreTenant)
+	op(a, post, "/v1/tenants/{tenant}/clone", needs(operator.TenantCreate), accepted, "clone-tenant", "Make a new tenant of what a tenant holds now", a.cloneTenant)
+	op(a, post, "/v1/tenants/{tenant}/export", needs(operator.TenantExport), accepted, "export-tenant", "Take a backup to be downloaded", a.exportTenant)
+	op(a, get, "/v1/backups/{id}/archive", needs(operator.TenantExport).fresh(), ok, "download-backup", "Download a backup as a portable archive", a.downloadBackup)
+	op(a, post, importPath, needs(operator.TenantRestore).fresh(), accepted, "import-tenant", "Make a new tenant of a portable archive", a.importTenant)
+
 	op(a, get, "/v1/tenants/{tenant}/domains", needs(operator.DomainRead), ok, "list-domains", "List the domains of a tenant", a.listDomains)
 	op(a, post, "/v1/tenants/{tenant}/domains", needs(operator.DomainEdit), created, "add-domain", "Claim a hostname for a tenant", a.addDomain)
 	op(a, post, "/v1/domains/{id}/verify", needs(operator.DomainEdit), ok, "verify-domain", "Look for the TXT record and route the hostname", a.verifyDomain)
@@ -63,6 +71,8 @@ func (a *api) routes() {
 	op(a, get, "/v1/plans/{code}", needs(operator.PlanRead), ok, "show-plan", "Show a plan", a.showPlan)
 	op(a, patch, "/v1/plans/{code}", needs(operator.PlanEdit), ok, "update-plan", "Change a plan, for all its tenants", a.updatePlan)
 	op(a, remove, "/v1/plans/{code}", needs(operator.PlanEdit), nothing, "delete-plan", "Remove a plan that no tenant has", a.deletePlan)
+	op(a, get, "/v1/backup-rules", needs(operator.PlanRead), ok, "list-backup-rules", "How often tenants of each plan are backed up, and how long that is kept", a.listBackupRules)
+	op(a, put, "/v1/backup-rules/{plan}", needs(operator.PlanEdit), ok, "set-backup-rule", "Change how often tenants of a plan are backed up", a.setBackupRule)
 	op(a, get, "/v1/servers", needs(operator.ServerRead), ok, "list-servers", "List Postgres servers", a.listServers)
 	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
 

@@ -42,6 +42,7 @@ type Settings struct {
 	Require2FA       bool     `json:"require_2fa"`
 	Redirect         bool     `json:"redirect_to_primary" doc:"Browsers that come by another name are led to the primary domain."`
 	Branding         Branding `json:"branding"`
+	Sandbox          bool     `json:"sandbox" doc:"A copy to try things with: its mail and SMS go nowhere. It is said when it is made."`
 }
 
 // Branding is how the tenant's mails look; what is empty is taken from its
@@ -62,6 +63,7 @@ func tenantOf(t tenant.Tenant) Tenant {
 			SelfRegistration: t.Settings.AllowsSelfRegistration(), CORSOrigins: t.Settings.CORSOrigins,
 			ResetURL: t.Settings.ResetURL, InviteURL: t.Settings.InviteURL,
 			Locale: t.Settings.Locale, Require2FA: t.Settings.Require2FA, Redirect: t.Settings.RedirectToPrimary, Branding: Branding(t.Settings.Branding),
+			Sandbox: t.Settings.Sandbox,
 		},
 	}
 	if out.Settings.CORSOrigins == nil {

@@ -109,6 +109,9 @@ func NewService(db *pgxpool.Pool, operations *operation.Store, servers *server.S
 	return &Service{db: db, operations: operations, servers: servers, log: log, options: o}
 }
 
+// BackUpBy names who takes the last backups, where that is known later only.
+func (s *Service) BackUpBy(b Backups) { s.options.Backups = b }
+
 // Handlers are what the engine runs, by kind.
 func (s *Service) Handlers() map[string]operation.Handler {
 	return map[string]operation.Handler{KindFence: s, KindDelete: s, KindUndelete: s, KindPurge: s}

@@ -25,12 +25,6 @@ type ControlPlan struct {
 	Limits []byte
 	// How long a deleted tenant of the plan can be undeleted.
 	RetentionDays int32
-	// 0: none are taken by themselves.
-	BackupIntervalHours int32
-	// How many of a tenant are kept at most; those of a deleted tenant all are, until it is purged.
-	BackupKeep int32
-	// How long one is kept at most; the last one is kept for longer while the tenant lives.
-	BackupKeepDays int32
 	// 0: no quota; so are users.
 	MaxStorageMb int32
 	MaxUsers     int32

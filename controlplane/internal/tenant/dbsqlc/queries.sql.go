@@ -26,7 +26,7 @@ func (q *Queries) DeletePlan(ctx context.Context, db DBTX, code string) (int64, 
 }
 
 const getPlan = `-- name: GetPlan :one
-SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.backup_interval_hours, p.backup_keep, p.backup_keep_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p WHERE p.code = $1
+SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p WHERE p.code = $1
 `
 
 type GetPlanRow struct {
@@ -47,9 +47,6 @@ func (q *Queries) GetPlan(ctx context.Context, db DBTX, code string) (GetPlanRow
 		&i.ControlPlan.UpdatedAt,
 		&i.ControlPlan.Limits,
 		&i.ControlPlan.RetentionDays,
-		&i.ControlPlan.BackupIntervalHours,
-		&i.ControlPlan.BackupKeep,
-		&i.ControlPlan.BackupKeepDays,
 		&i.ControlPlan.MaxStorageMb,
 		&i.ControlPlan.MaxUsers,
 		&i.ControlPlan.OverQuota,
@@ -195,7 +192,7 @@ func (q *Queries) IsRouted(ctx context.Context, db DBTX, tenantID uuid.UUID) (bo
 }
 
 const listPlans = `-- name: ListPlans :many
-SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.backup_interval_hours, p.backup_keep, p.backup_keep_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p ORDER BY p.code
+SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p ORDER BY p.code
 `
 
 type ListPlansRow struct {
@@ -222,9 +219,6 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error
 			&i.ControlPlan.UpdatedAt,
 			&i.ControlPlan.Limits,
 			&i.ControlPlan.RetentionDays,
-			&i.ControlPlan.BackupIntervalHours,
-			&i.ControlPlan.BackupKeep,
-			&i.ControlPlan.BackupKeepDays,
 			&i.ControlPlan.MaxStorageMb,
 			&i.ControlPlan.MaxUsers,
 			&i.ControlPlan.OverQuota,
@@ -242,7 +236,7 @@ func (q *Queries) ListPlans(ctx context.Context, db DBTX) ([]ListPlansRow, error
 }
 
 const lockPlan = `-- name: LockPlan :one
-SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.backup_interval_hours, p.backup_keep, p.backup_keep_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p WHERE p.code = $1 FOR NO KEY UPDATE
+SELECT p.id, p.code, p.name, p.max_connections, p.statement_timeout_ms, p.trial_days, p.created_at, p.updated_at, p.limits, p.retention_days, p.max_storage_mb, p.max_users, p.over_quota, p.grace_days, p.lapse_action FROM control.plans p WHERE p.code = $1 FOR NO KEY UPDATE
 `
 
 type LockPlanRow struct {
@@ -263,9 +257,6 @@ func (q *Queries) LockPlan(ctx context.Context, db DBTX, code string) (LockPlanR
 		&i.ControlPlan.UpdatedAt,
 		&i.ControlPlan.Limits,
 		&i.ControlPlan.RetentionDays,
-		&i.ControlPlan.BackupIntervalHours,
-		&i.ControlPlan.BackupKeep,
-		&i.ControlPlan.BackupKeepDays,
 		&i.ControlPlan.MaxStorageMb,
 		&i.ControlPlan.MaxUsers,
 		&i.ControlPlan.OverQuota,
