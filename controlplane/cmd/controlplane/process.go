@@ -24,6 +24,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
+	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -196,6 +197,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 	operations := operation.NewStore(h.db, h.queue)
 	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
+	moves := move.NewService(h.db, operations, servers, public, h.log, move.Options{})
 	// The last backup of a tenant that is deleted is for Options.Backups to take.
 	life := lifecycle.NewService(h.db, operations, servers, h.log, lifecycle.Options{})
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
@@ -209,6 +211,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
+		Moves:      moves,
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 	}
@@ -218,6 +221,8 @@ func (h *house) furnish(public *seal.PublicKey) {
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
 		reconcile.KindRepair:  h.rooms.Repairer,
+		move.Kind:             moves,
+		move.DrainKind:        moves.Drains(),
 	}
 	maps.Copy(handlers, life.Handlers())
 	h.runner = operation.NewRunner(operations, h.holder, h.log, handlers)
@@ -265,6 +270,7 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() {
 		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
 	})
+	sweeps.Go(func() { every(ctx, time.Minute, h.log, "drop what moves have left", h.rooms.Moves.Sweep) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

@@ -49,7 +49,7 @@ var serverColumns = []column[server]{
 
 func (a *app) server() *cobra.Command {
 	group := &cobra.Command{Use: "server", Short: "Postgres servers that hold tenants"}
-	group.AddCommand(a.serverAdd(), a.serverList())
+	group.AddCommand(a.serverAdd(), a.serverList(), a.serverShow(), a.serverSet(), a.serverPrepare(), a.serverDrain(), a.serverActivate())
 	return group
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/go-chi/cors"
 
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
+	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -47,6 +48,7 @@ type Rooms struct {
 	Domains    *domain.Service
 	Servers    *server.Service
 	Provision  *provision.Service
+	Moves      *move.Service
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer

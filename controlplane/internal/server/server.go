@@ -174,9 +174,8 @@ func one(s Server, err error) (Server, error) {
 // SetStatus makes a server active, draining or offline: tenants are placed on
 // active ones only. also runs in the same transaction (audit) and may be nil.
 func (s *Service) SetStatus(ctx context.Context, id uuid.UUID, status string, also func(tx pgx.Tx, s Server) error) (Server, error) {
-	if status != "active" && status != "draining" && status != "offline" {
-		return Server{}, fault.Invalid("This is no status of a server.").
-			OnField("status", "invalid", "Use active, draining or offline.")
+	if err := checkStatus(status); err != nil {
+		return Server{}, err
 	}
 	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (Server, error) {
 		if _, err := tx.Exec(ctx, "UPDATE control.servers SET status = $2, updated_at = now() WHERE id = $1", id, status); err != nil {
@@ -193,6 +192,14 @@ func (s *Service) SetStatus(ctx context.Context, id uuid.UUID, status string, al
 		}
 		return server, publish(ctx, tx, id)
 	})
+}
+
+func checkStatus(status string) error {
+	switch status {
+	case "active", "draining", "offline":
+		return nil
+	}
+	return fault.Invalid("This is no status of a server.").OnField("status", "invalid", "Use active, draining or offline.")
 }
 
 // publish comes last: it holds the route clock until the commit.
