@@ -250,7 +250,7 @@ func (h *house) work(ctx context.Context) error {
 		return err
 	}
 	worker, err := job.NewWorker(h.db, job.Config{
-		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations,
+		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations, Long: h.settings.WorkerLong,
 		Kinds: []job.Register{func(workers *river.Workers) {
 			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})

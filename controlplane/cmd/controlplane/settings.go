@@ -35,6 +35,7 @@ type settings struct {
 	NodeID             string   `env:"OUVIRA_NODE_ID"`
 	ConnectionShare    float64  `env:"OUVIRA_CONNECTION_SHARE"`
 	WorkerOperations   int      `env:"OUVIRA_WORKER_OPERATIONS" envDefault:"4"`
+	WorkerLong         int      `env:"OUVIRA_WORKER_LONG_OPERATIONS" envDefault:"2"`
 
 	BaseDomain    string   `env:"OUVIRA_BASE_DOMAIN" envDefault:"localhost"`
 	PublicScheme  string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
@@ -71,6 +72,7 @@ func (s *settings) Validate() error {
 	}
 	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
 	refuse(s.WorkerOperations < 1 || s.WorkerOperations > 100, "OUVIRA_WORKER_OPERATIONS: must be between 1 and 100")
+	refuse(s.WorkerLong < 1 || s.WorkerLong > 100, "OUVIRA_WORKER_LONG_OPERATIONS: must be between 1 and 100")
 	for i, origin := range s.SignupOrigins {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)

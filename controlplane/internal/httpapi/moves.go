@@ -54,20 +54,26 @@ func answerServer(s server.Server, err error) (*body[server.Server], error) {
 	return &body[server.Server]{s}, nil
 }
 
+// CapacityChange changes what it names.
+type CapacityChange struct {
+	Databases   *int `json:"databases,omitempty" minimum:"1" maximum:"100000"`
+	Connections *int `json:"connections,omitempty" minimum:"1" maximum:"100000"`
+}
+
+// ServerAddress is where a server answers.
+type ServerAddress struct {
+	Host string `json:"host" minLength:"1" maxLength:"253" example:"pg-a-2.internal"`
+	Port int    `json:"port" minimum:"1" maximum:"65535" example:"5432"`
+}
+
 type updateServerInput struct {
 	ServerPath
 
 	Body struct {
-		Status   *string `json:"status,omitempty" enum:"active,draining,offline" doc:"Tenants are placed on active servers. Draining alone moves nobody: see drain-server."`
-		Region   *string `json:"region,omitempty" maxLength:"100"`
-		Capacity *struct {
-			Databases   *int `json:"databases,omitempty" minimum:"1" maximum:"100000"`
-			Connections *int `json:"connections,omitempty" minimum:"1" maximum:"100000"`
-		} `json:"capacity,omitempty"`
-		Address *struct {
-			Host string `json:"host" minLength:"1" maxLength:"253"`
-			Port int    `json:"port" minimum:"1" maximum:"65535"`
-		} `json:"address,omitempty" doc:"After a failover: where the same Postgres server answers now, or the replica that has taken its place."`
+		Status   *string         `json:"status,omitempty" enum:"active,draining,offline" doc:"Tenants are placed on active servers. Draining alone moves nobody: see drain-server."`
+		Region   *string         `json:"region,omitempty" maxLength:"100"`
+		Capacity *CapacityChange `json:"capacity,omitempty"`
+		Address  *ServerAddress  `json:"address,omitempty" doc:"After a failover: where the same Postgres server answers now, or the replica that has taken its place."`
 	}
 }
 
@@ -81,7 +87,7 @@ func (a *api) updateServer(ctx context.Context, in *updateServerInput) (*body[se
 		p.Databases, p.Connections = c.Databases, c.Connections
 	}
 	if to := in.Body.Address; to != nil {
-		p.Address = &server.Address{Host: to.Host, Port: to.Port}
+		p.Address = (*server.Address)(to)
 	}
 	actor := actorOf(ctx)
 	return answerServer(a.Servers.Update(ctx, found.ID, p, func(tx pgx.Tx, s server.Server) error {
