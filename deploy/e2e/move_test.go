@@ -143,7 +143,7 @@ var moveFailpoints = []string{
 func TestRel03AMoveIsKilledAfterEveryStep(t *testing.T) {
 	t.Parallel()
 	s, armed := start(t, stack.Options{NoTenants: true, Env: map[string]map[string]string{
-		stack.Worker: {"OUVIRA_WORKER_LONG_OPERATIONS": strconv.Itoa(len(moveFailpoints))},
+		stack.Worker: {"OUVIRA_WORKER_LONG_OPERATIONS": strconv.Itoa(len(moveFailpoints)), "OUVIRA_CONNECTION_SHARE": "0.5"},
 	}, PostgresSettings: map[string]string{
 		"max_replication_slots": "60", "max_wal_senders": "60", "max_worker_processes": "80", "max_logical_replication_workers": "60",
 	}})
