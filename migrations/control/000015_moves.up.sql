@@ -21,6 +21,7 @@ CREATE TABLE control.moves (
     fences             integer NOT NULL DEFAULT 0,
     created_at         timestamptz NOT NULL DEFAULT now(),
     switched_at        timestamptz,
+    cleared_at         timestamptz,
     aborted_at         timestamptz,
     drop_at            timestamptz,
     looked_at          timestamptz,
@@ -32,6 +33,7 @@ COMMENT ON COLUMN control.moves.credential IS 'The password of the role on the t
 COMMENT ON COLUMN control.moves.fenced IS 'The source may be fenced. Written before it is, so that a run that takes over knows to open it again.';
 COMMENT ON COLUMN control.moves.held_at IS 'Since when requests wait.';
 COMMENT ON COLUMN control.moves.fences IS 'How often the fence was tried.';
+COMMENT ON COLUMN control.moves.cleared_at IS 'When slots and publication were removed from the source: a slot keeps write-ahead log from being removed.';
 COMMENT ON COLUMN control.moves.drop_at IS 'When the source, which stays closed, is dropped.';
 CREATE INDEX moves_tenant_id_idx ON control.moves (tenant_id);
 CREATE INDEX moves_drain_id_idx ON control.moves (drain_id);

@@ -25,6 +25,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
+	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -197,6 +198,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 	operations := operation.NewStore(h.db, h.queue)
 	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
 	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
+	moves := move.NewService(h.db, operations, servers, public, h.log, move.Options{})
 	life := lifecycle.NewService(h.db, operations, servers, h.log, lifecycle.Options{})
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
 	backups := backup.NewService(h.db, operations, servers, public, h.key, backup.Options{
@@ -213,6 +215,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
+		Moves:      moves,
 		Operations: operations,
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 		Backups:    backups,
@@ -223,6 +226,8 @@ func (h *house) furnish(public *seal.PublicKey) {
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
 		reconcile.KindRepair:  h.rooms.Repairer,
+		move.Kind:             moves,
+		move.DrainKind:        moves.Drains(),
 	}
 	maps.Copy(handlers, life.Handlers())
 	maps.Copy(handlers, backups.Handlers())
@@ -275,6 +280,7 @@ func (h *house) work(ctx context.Context) error {
 		every(ctx, 30*time.Second, h.log, "ask for the backups that are due", h.rooms.Backups.Schedule)
 	})
 	sweeps.Go(func() { every(ctx, 10*time.Minute, h.log, "remove old backups", h.rooms.Backups.Sweep) })
+	sweeps.Go(func() { every(ctx, time.Minute, h.log, "drop what moves have left", h.rooms.Moves.Sweep) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

@@ -26,6 +26,7 @@ type server struct {
 		Connections int `json:"connections"`
 	} `json:"capacity"`
 	Databases int       `json:"databases"`
+	Tenants   int       `json:"tenants"`
 	Free      int       `json:"free"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
@@ -38,6 +39,7 @@ var serverColumns = []column[server]{
 	{"postgres", false, func(s server) string {
 		return strconv.Itoa(s.Version/10000) + "." + strconv.Itoa(s.Version%10000)
 	}},
+	{"tenants", false, func(s server) string { return strconv.Itoa(s.Tenants) }},
 	{"databases", false, func(s server) string {
 		return strconv.Itoa(s.Databases) + "/" + strconv.Itoa(s.Capacity.Databases)
 	}},
@@ -49,7 +51,7 @@ var serverColumns = []column[server]{
 
 func (a *app) server() *cobra.Command {
 	group := &cobra.Command{Use: "server", Short: "Postgres servers that hold tenants"}
-	group.AddCommand(a.serverAdd(), a.serverList())
+	group.AddCommand(a.serverAdd(), a.serverList(), a.serverShow(), a.serverSet(), a.serverPrepare(), a.serverDrain(), a.serverActivate())
 	return group
 }
 

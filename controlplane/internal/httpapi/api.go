@@ -24,6 +24,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
+	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -48,6 +49,7 @@ type Rooms struct {
 	Domains    *domain.Service
 	Servers    *server.Service
 	Provision  *provision.Service
+	Moves      *move.Service
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer

@@ -22,6 +22,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
+	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -69,6 +70,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		},
 		Domains:   &domain.Service{DB: db, BaseDomain: "ouvira.test"},
 		Provision: provisioning,
+		Moves:     move.NewService(db, operations, servers, w.keys.Public, quiet, move.Options{}),
 		Reconcile: reconcile.NewService(db, servers, quiet),
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}

@@ -46,6 +46,7 @@ func (a *api) routes() {
 	op(a, post, "/v1/tenants/{tenant}/purge", needs(operator.TenantPurge).fresh(), accepted, "purge-tenant", "Remove a deleted tenant's data for good", a.purgeTenant)
 	op(a, post, "/v1/tenants/{tenant}/sign-out-everyone", needs(operator.TenantSignOut), ok, "sign-out-everyone", "End all sessions, tokens and API keys of a tenant", a.signOutEveryone)
 	op(a, post, "/v1/tenants/{tenant}/retry", needs(operator.TenantCreate), accepted, "retry-tenant", "Provision a tenant again that has failed", a.retryTenant)
+	op(a, post, "/v1/tenants/{tenant}/move", needs(operator.TenantMove), accepted, "move-tenant", "Move a tenant to another server while it is served", a.moveTenant)
 	op(a, get, "/v1/tenants/{tenant}/operations", needs(operator.OperationRead), ok, "list-tenant-operations", "List the operations of a tenant", a.listTenantOperations)
 	op(a, get, "/v1/tenants/{tenant}/audit", needs(operator.AuditRead), ok, "list-tenant-audit", "What was done to a tenant", a.listTenantAudit)
 
@@ -75,6 +76,11 @@ func (a *api) routes() {
 	op(a, put, "/v1/backup-rules/{plan}", needs(operator.PlanEdit), ok, "set-backup-rule", "Change how often tenants of a plan are backed up", a.setBackupRule)
 	op(a, get, "/v1/servers", needs(operator.ServerRead), ok, "list-servers", "List Postgres servers", a.listServers)
 	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
+	op(a, get, "/v1/servers/{server}", needs(operator.ServerRead), ok, "show-server", "Show a server, by id or name", a.showServer)
+	op(a, patch, "/v1/servers/{server}", needs(operator.ServerEdit), ok, "update-server", "Change capacity, region, status or address", a.updateServer)
+	op(a, post, "/v1/servers/{server}/prepare", needs(operator.ServerEdit), ok, "prepare-server", "Prepare a server again, for what this release needs", a.prepareServer)
+	op(a, post, "/v1/servers/{server}/drain", needs(operator.ServerDrain), accepted, "drain-server", "Move all tenants to other servers", a.drainServer)
+	op(a, post, "/v1/servers/{server}/activate", needs(operator.ServerDrain), ok, "activate-server", "Place tenants there again", a.activateServer)
 
 	op(a, get, "/v1/warm-pool", needs(operator.ServerRead), ok, "list-warm-pool", "How many databases are kept ready, and how many are", a.listWarmPool)
 	op(a, put, "/v1/warm-pool", needs(operator.ServerEdit), ok, "resize-warm-pool", "Say how many databases to keep ready on a server for a plan", a.resizeWarmPool)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -88,10 +89,27 @@ func (a *attempt) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the move: %w", err)
 	}
-	a.move = &m
-	a.source = tenantdb.On(a.s.servers, m.sourceID, a.run)
-	a.target = tenantdb.On(a.s.servers, m.targetID, a.run)
+	source, target := tenantdb.On(a.s.servers, m.sourceID, a.run), tenantdb.On(a.s.servers, m.targetID, a.run)
+	if err := openBoth(ctx, &m, source, target); err != nil {
+		source.Close()
+		target.Close()
+		return err
+	}
+	a.move, a.source, a.target = &m, source, target
 	return nil
+}
+
+// openBoth takes the places for connections at both servers, in an order that all
+// moves keep: two in opposite directions would wait for each other.
+func openBoth(ctx context.Context, m *row, source, target *tenantdb.Work) error {
+	first, second := source, target
+	if strings.Compare(m.targetID.String(), m.sourceID.String()) < 0 {
+		first, second = target, source
+	}
+	if err := first.Open(ctx); err != nil {
+		return err
+	}
+	return second.Open(ctx)
 }
 
 func (a *attempt) name() string { return objectName(a.run.ID) }

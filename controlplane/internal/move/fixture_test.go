@@ -150,7 +150,7 @@ func newWorld(t testing.TB, a, b *prepared, o move.Options) *world {
 	w.provision = provision.NewService(w.Pool, w.store, w.servers, w.Public, w.Keys.Control, w.log, provision.Options{})
 	w.move = move.NewService(w.Pool, w.store, w.servers, w.Public, w.log, o)
 	w.runner = operation.NewRunner(w.store, "test", w.log, map[string]operation.Handler{
-		provision.Kind: w.provision, move.Kind: w.move,
+		provision.Kind: w.provision, move.Kind: w.move, move.DrainKind: w.move.Drains(),
 	})
 	w.add(t, "a", a)
 	w.add(t, "b", b)

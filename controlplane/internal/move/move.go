@@ -42,6 +42,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
@@ -130,6 +131,13 @@ func (s *Service) Start(ctx context.Context, tx pgx.Tx, actor *audit.Actor, tena
 	return s.start(ctx, tx, actor, tenant, target, uuid.NullUUID{})
 }
 
+// Ask is Start in a transaction of its own.
+func (s *Service) Ask(ctx context.Context, actor *audit.Actor, tenant uuid.UUID, target string) (uuid.UUID, error) {
+	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (uuid.UUID, error) {
+		return s.Start(ctx, tx, actor, tenant, target)
+	})
+}
+
 func (s *Service) start(ctx context.Context, tx pgx.Tx, actor *audit.Actor, tenant uuid.UUID, target string, drain uuid.NullUUID) (uuid.UUID, error) {
 	var status string
 	var source *uuid.UUID
@@ -149,6 +157,11 @@ func (s *Service) start(ctx context.Context, tx pgx.Tx, actor *audit.Actor, tena
 	place, err := s.place(ctx, tx, *source, target)
 	if err != nil {
 		return uuid.Nil, err
+	}
+	if drain.Valid {
+		if err := s.spare(ctx, tx, place.ID); err != nil {
+			return uuid.Nil, err
+		}
 	}
 	id, err := s.operations.Enqueue(ctx, tx, operation.Spec{
 		Kind: Kind, TenantID: tenant, Params: map[string]any{"server": place.Name}, Steps: Steps(),

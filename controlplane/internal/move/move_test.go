@@ -10,8 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/ouvira/ouvira/controlplane/internal/move"
-	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -255,6 +253,3 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("%d moves are not recorded as cleared up", n)
 	}
 }
-
-var _ = operation.Succeeded
-var _ = move.Kind

@@ -176,7 +176,7 @@ func (a *attempt) awaitCopy(ctx context.Context) error {
 		case err != nil:
 			return err
 		case !s.there:
-			return operation.Fail("subscription_gone", "Somebody has removed the subscription of the move.", "Ask for the move again.")
+			return subscriptionGone()
 		case s.tables > 0 && s.ready == s.tables && s.enabled:
 			return nil
 		}
@@ -198,6 +198,10 @@ func (a *attempt) awaitCopy(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+func subscriptionGone() error {
+	return operation.Fail("subscription_gone", "Somebody has removed the subscription of the move.", "Ask for the move again.")
 }
 
 // sourceAnswers: while the source is away the copy stands still, and the operation

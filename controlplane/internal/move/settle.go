@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -19,7 +20,7 @@ import (
 )
 
 // settle removes what the copy has needed. A source that is away does not keep the
-// move from its end: the sweep clears it up when it drops it.
+// move from its end: the sweep clears it up when it is back.
 func (a *attempt) settle(ctx context.Context) error {
 	if err := a.unsubscribe(ctx); err != nil {
 		return err
@@ -36,7 +37,17 @@ func (a *attempt) settle(ctx context.Context) error {
 		a.s.log.WarnContext(ctx, "the source of a move is cleared up later", "operation", a.run.ID, "tenant", a.run.TenantID, "error", err)
 		return nil
 	}
+	if err == nil {
+		err = cleared(ctx, a.s.db, a.run.ID)
+	}
 	return err
+}
+
+func cleared(ctx context.Context, db *pgxpool.Pool, operationID uuid.UUID) error {
+	if _, err := db.Exec(ctx, "UPDATE control.moves SET cleared_at = COALESCE(cleared_at, now()) WHERE operation_id = $1", operationID); err != nil {
+		return fmt.Errorf("write that the source is cleared up: %w", err)
+	}
+	return nil
 }
 
 // clearSource removes slots, publication and marks from the source, and the
@@ -109,22 +120,19 @@ const (
 	sweepBatch = 5           // dropping databases makes the server write checkpoints
 )
 
-// Sweep drops sources whose time is over. Any worker may call it as often as it
-// likes; of several at once each takes others.
+// Sweep clears up sources that were away at the end of their move, and drops those
+// whose time is over. Any worker may call it as often as it likes; of several at
+// once each takes others.
 func (s *Service) Sweep(ctx context.Context) error {
 	rows, err := s.db.Query(ctx, `
 		UPDATE control.moves SET looked_at = now() WHERE operation_id IN (
-			SELECT m.operation_id FROM control.moves m
-			WHERE m.switched_at IS NOT NULL AND m.dropped_at IS NULL AND m.drop_at <= now()
-			  AND (m.looked_at IS NULL OR m.looked_at < now() - $1::interval)
-			ORDER BY m.drop_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-		RETURNING operation_id, tenant_id, source_id, target_id, source_incarnation`, sweepEvery, sweepBatch)
+			SELECT m.operation_id FROM control.moves m JOIN control.operations o ON o.id = m.operation_id
+			WHERE m.switched_at IS NOT NULL AND m.dropped_at IS NULL AND (m.drop_at <= now() OR m.cleared_at IS NULL)
+			  AND o.status NOT IN ('queued', 'running') AND (m.looked_at IS NULL OR m.looked_at < now() - $1::interval)
+			ORDER BY m.drop_at LIMIT $2 FOR UPDATE OF m SKIP LOCKED)
+		RETURNING operation_id, tenant_id, source_id, target_id, source_incarnation, drop_at <= now()`, sweepEvery, sweepBatch)
 	if err != nil {
 		return fmt.Errorf("look for sources to drop: %w", err)
-	}
-	type kept struct {
-		Operation, Tenant, Source, Target uuid.UUID
-		Incarnation                       int
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[kept])
 	if err != nil {
@@ -132,30 +140,41 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}
 	var failed []error
 	for _, k := range all {
-		d := tenantdb.Database{Tenant: k.Tenant, Incarnation: k.Incarnation}
-		failed = append(failed, s.drop(ctx, d, k.Source, k.Target, k.Operation))
+		failed = append(failed, s.drop(ctx, k))
 	}
 	return errors.Join(failed...)
 }
 
-func (s *Service) drop(ctx context.Context, d tenantdb.Database, source, target, operationID uuid.UUID) error {
-	work := tenantdb.On(s.servers, source, nil)
+// kept is a source that a tenant has left.
+type kept struct {
+	Operation, Tenant, Source, Target uuid.UUID
+	Incarnation                       int
+	Over                              bool
+}
+
+func (s *Service) drop(ctx context.Context, k kept) error {
+	d := tenantdb.Database{Tenant: k.Tenant, Incarnation: k.Incarnation}
+	work := tenantdb.On(s.servers, k.Source, nil)
 	defer work.Close()
-	if err := clearSource(ctx, s.db, work, d, target, objectName(operationID)); err != nil {
-		return fmt.Errorf("clear up the source of move %s: %w", operationID, err)
+	err := clearSource(ctx, s.db, work, d, k.Target, objectName(k.Operation))
+	if err == nil {
+		err = cleared(ctx, s.db, k.Operation)
+	}
+	if err != nil || !k.Over {
+		return err
 	}
 	work.CloseInside()
 	if err := work.Drop(ctx, d); err != nil {
-		return fmt.Errorf("drop the source of move %s: %w", operationID, err)
+		return fmt.Errorf("drop the source of move %s: %w", k.Operation, err)
 	}
 	return pg.InTx(ctx, s.db, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, "UPDATE control.moves SET dropped_at = now() WHERE operation_id = $1 AND dropped_at IS NULL", operationID)
+		tag, err := tx.Exec(ctx, "UPDATE control.moves SET dropped_at = now() WHERE operation_id = $1 AND dropped_at IS NULL", k.Operation)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Entry{
-			Actor: audit.Worker(operationID.String()), Action: "tenant.move_source_dropped",
-			EntityType: "tenant", EntityID: d.Tenant.String(), TenantID: d.Tenant, Detail: map[string]any{"operation_id": operationID},
+			Actor: audit.Worker(k.Operation.String()), Action: "tenant.move_source_dropped",
+			EntityType: "tenant", EntityID: d.Tenant.String(), TenantID: d.Tenant, Detail: map[string]any{"operation_id": k.Operation},
 		})
 	})
 }

@@ -42,7 +42,8 @@ func (a *attempt) change(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := a.beReady(ctx); err != nil {
+	// It also opens what is needed while requests wait.
+	if err := a.catchUp(ctx); err != nil {
 		return err
 	}
 	begun := time.Now()
@@ -81,16 +82,6 @@ func (a *attempt) takeBack(ctx context.Context, why error, late bool) error {
 	}
 	return operation.Later("fence_budget", fmt.Sprintf("The change of servers did not fit into %v; the tenant is served where it was.", a.s.options.Budget),
 		"It is tried again.").In(fencePause).Because(why)
-}
-
-// beReady opens what is needed while requests wait, so that it need not be opened
-// then.
-func (a *attempt) beReady(ctx context.Context) error {
-	if _, err := a.source.Inside(ctx, a.move.from); err != nil {
-		return err
-	}
-	_, err := a.target.Inside(ctx, a.move.to)
-	return err
 }
 
 // hold lets requests wait, and writes down that the source is about to be fenced.
@@ -208,29 +199,85 @@ func (a *attempt) quiet(ctx context.Context) error {
 // awaitMark writes a row after the fence and waits until it is in the target: by
 // then all that was committed before is there too.
 func (a *attempt) awaitMark(ctx context.Context) error {
-	source, err := a.source.Inside(ctx, a.move.from)
-	if err != nil {
-		return err
-	}
-	// A mark of an earlier try must not be taken for this one.
-	target, err := a.target.Inside(ctx, a.move.to)
-	if err != nil {
-		return err
-	}
-	var mark string
-	err = source.Scan(ctx, []any{&mark}, "INSERT INTO "+marks+" (operation_id) VALUES (gen_random_uuid()) RETURNING operation_id::text")
+	mark, err := a.mark(ctx)
 	if err != nil {
 		return err
 	}
 	for {
-		var arrived bool
-		if err := target.Scan(ctx, []any{&arrived}, "SELECT EXISTS (SELECT FROM "+marks+" WHERE operation_id = $1::uuid)", mark); err != nil || arrived {
+		if arrived, err := a.arrived(ctx, mark); err != nil || arrived {
 			return err
 		}
 		if !pause.For(ctx, quietEvery) {
 			return ctx.Err()
 		}
 	}
+}
+
+// mark writes a row into the source. Each is another, so that one of an earlier try
+// is not taken for it.
+func (a *attempt) mark(ctx context.Context) (mark string, err error) {
+	source, err := a.source.Inside(ctx, a.move.from)
+	if err != nil {
+		return "", err
+	}
+	err = source.Scan(ctx, []any{&mark}, "INSERT INTO "+marks+" (operation_id) VALUES (gen_random_uuid()) RETURNING operation_id::text")
+	return mark, err
+}
+
+func (a *attempt) arrived(ctx context.Context, mark string) (yes bool, err error) {
+	target, err := a.target.Inside(ctx, a.move.to)
+	if err != nil {
+		return false, err
+	}
+	err = target.Scan(ctx, []any{&yes}, "SELECT EXISTS (SELECT FROM "+marks+" WHERE operation_id = $1::uuid)", mark)
+	return yes, err
+}
+
+const (
+	// catchUpTimeout is how long a target that is behind is waited for at a time.
+	catchUpTimeout = 30 * time.Second
+	// closeBehind is how far the target may be behind when requests begin to wait,
+	// as a part of the budget.
+	closeBehind = 8
+)
+
+// catchUp waits until the target follows the source closely, and starts a
+// subscription again that a lost connection has stopped.
+func (a *attempt) catchUp(ctx context.Context) error {
+	for begun := time.Now(); time.Since(begun) < catchUpTimeout; {
+		s, err := a.subscription(ctx)
+		switch {
+		case err != nil:
+			return err
+		case !s.there:
+			return subscriptionGone()
+		case !s.enabled:
+			if err := a.resume(ctx); err != nil {
+				return err
+			}
+		}
+		mark, err := a.mark(ctx)
+		if err != nil {
+			return err
+		}
+		for sent := time.Now(); time.Since(sent) < max(resumePause, a.s.options.Budget/closeBehind); {
+			arrived, err := a.arrived(ctx, mark)
+			if err != nil {
+				return err
+			}
+			if arrived && time.Since(sent) < a.s.options.Budget/closeBehind {
+				return nil
+			}
+			if arrived {
+				break // and asked again: it was busy
+			}
+			if !pause.For(ctx, quietEvery) {
+				return ctx.Err()
+			}
+		}
+	}
+	return operation.Later("target_behind", "The copy does not keep up with what is written, or has stopped.",
+		"It goes on by itself; if it stays, read the log of the target server.")
 }
 
 // copySequences brings the target's to where the source's are: they are not

@@ -43,6 +43,9 @@ func (a *attempt) verify(ctx context.Context) error {
 	if a.move.switched {
 		return nil
 	}
+	if err := a.catchUp(ctx); err != nil {
+		return err
+	}
 	source, target, err := a.bothInside(ctx)
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ type comparison struct {
 	roles       map[string]role
 	inside      map[string]inside
 	ended       map[string]tenantdb.Database // what tenants that have ended had, by name
+	moved       []string
 	directories []int64
 	oids        []int64
 	findings    []Finding
@@ -58,6 +59,9 @@ func (c *comparison) compare() {
 			c.database(&t)
 			c.role(&t)
 		}
+	}
+	for _, name := range c.moved {
+		known[name] = true
 	}
 	c.orphans(known)
 }

@@ -100,6 +100,9 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, o
 	if c.ended, err = s.ended(ctx); err != nil {
 		return err
 	}
+	if c.moved, err = s.moved(ctx, srv.ID); err != nil {
+		return err
+	}
 	access, err := s.servers.Open(ctx, srv.ID, connections)
 	if err != nil {
 		return err
@@ -146,6 +149,26 @@ func (s *Service) ended(ctx context.Context) (map[string]tenantdb.Database, erro
 		ended[d.Name()] = d
 	}
 	return ended, nil
+}
+
+// moved are the names of what moves are bringing to the server, and of what they
+// have left there and is kept for a while: they are the moves' business.
+func (s *Service) moved(ctx context.Context, id uuid.UUID) ([]string, error) {
+	rows, err := s.db.Query(ctx, `
+		SELECT tenant_id, target_incarnation FROM control.moves WHERE target_id = $1 AND switched_at IS NULL AND aborted_at IS NULL
+		UNION SELECT tenant_id, source_incarnation FROM control.moves WHERE source_id = $1 AND switched_at IS NOT NULL AND dropped_at IS NULL`, id)
+	if err != nil {
+		return nil, fmt.Errorf("read the moves of a server: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[tenantdb.Database])
+	if err != nil {
+		return nil, fmt.Errorf("read the moves of a server: %w", err)
+	}
+	names := make([]string, 0, len(all))
+	for _, d := range all {
+		names = append(names, d.Name())
+	}
+	return names, nil
 }
 
 // inside is what a tenant's database says about itself.

@@ -75,7 +75,7 @@ func (s *Service) Add(ctx context.Context, in New, also func(tx pgx.Tx, s Server
 
 // invalid is a refusal of one field.
 func invalid(field, code, message string) *fault.Error {
-	return fault.Invalid("The server cannot be added: "+lowerFirst(message)).OnField(field, code, message)
+	return fault.Invalid("The server cannot be used: "+lowerFirst(message)).OnField(field, code, message)
 }
 
 func (s *Service) validate(in New) (address, error) {

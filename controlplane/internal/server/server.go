@@ -42,7 +42,8 @@ type Server struct {
 	Status    string    `json:"status"` // active, draining, offline
 	Version   int       `json:"postgres_version"`
 	Capacity  Capacity  `json:"capacity"`
-	Databases int       `json:"databases"` // in use: tenants, and what moves bring or have left
+	Databases int       `json:"databases"` // in use: those of tenants, of the warm pool, and what moves bring or have left
+	Tenants   int       `json:"tenants"`   // what a drain has to move
 	Free      int       `json:"free"`      // databases that still fit
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
@@ -113,14 +114,15 @@ const databases = `
 
 const selectServers = `
 	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
-	       s.max_databases, s.max_connections, u.used, s.created_at, s.updated_at
+	       s.max_databases, s.max_connections, u.used,
+	       (SELECT count(*) FROM control.tenants t WHERE t.server_id = s.id), s.created_at, s.updated_at
 	FROM control.servers s
 	CROSS JOIN LATERAL (SELECT count(*) AS used FROM (` + databases + `) d WHERE d.server_id = s.id) u`
 
 func scanServer(row pgx.CollectableRow) (Server, error) {
 	var s Server
 	err := row.Scan(&s.ID, &s.Name, &s.Host, &s.Port, &s.TLSMode, &s.Region, &s.Status, &s.Version,
-		&s.Capacity.Databases, &s.Capacity.Connections, &s.Databases, &s.CreatedAt, &s.UpdatedAt)
+		&s.Capacity.Databases, &s.Capacity.Connections, &s.Databases, &s.Tenants, &s.CreatedAt, &s.UpdatedAt)
 	s.Free = max(0, s.Capacity.Databases-s.Databases)
 	return s, err
 }
@@ -174,9 +176,8 @@ func one(s Server, err error) (Server, error) {
 // SetStatus makes a server active, draining or offline: tenants are placed on
 // active ones only. also runs in the same transaction (audit) and may be nil.
 func (s *Service) SetStatus(ctx context.Context, id uuid.UUID, status string, also func(tx pgx.Tx, s Server) error) (Server, error) {
-	if status != "active" && status != "draining" && status != "offline" {
-		return Server{}, fault.Invalid("This is no status of a server.").
-			OnField("status", "invalid", "Use active, draining or offline.")
+	if err := checkStatus(status); err != nil {
+		return Server{}, err
 	}
 	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (Server, error) {
 		if _, err := tx.Exec(ctx, "UPDATE control.servers SET status = $2, updated_at = now() WHERE id = $1", id, status); err != nil {
@@ -193,6 +194,14 @@ func (s *Service) SetStatus(ctx context.Context, id uuid.UUID, status string, al
 		}
 		return server, publish(ctx, tx, id)
 	})
+}
+
+func checkStatus(status string) error {
+	switch status {
+	case "active", "draining", "offline":
+		return nil
+	}
+	return fault.Invalid("This is no status of a server.").OnField("status", "invalid", "Use active, draining or offline.")
 }
 
 // publish comes last: it holds the route clock until the commit.

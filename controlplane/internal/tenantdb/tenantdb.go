@@ -176,7 +176,7 @@ func (w *Work) WithURL(ctx context.Context, database, role string, fn func(addre
 // Reconnect closes all connections and ends what they may still be doing at the
 // server: after a statement was given up, before its opposite is asked for.
 func (w *Work) Reconnect(ctx context.Context) error {
-	w.Close()
+	w.disconnect() // and keep the places
 	admin, err := w.Admin(ctx)
 	if err != nil || w.run == nil {
 		return err
@@ -276,15 +276,19 @@ func (w *Work) CloseInside() {
 	}
 }
 
-// Close closes all connections.
+// Close closes all connections and gives their places back.
 func (w *Work) Close() {
+	w.disconnect()
+	if w.access != nil {
+		w.access.Close()
+		w.access = nil
+	}
+}
+
+func (w *Work) disconnect() {
 	w.CloseInside()
 	if w.admin != nil {
 		w.admin.close()
 		w.admin = nil
-	}
-	if w.access != nil {
-		w.access.Close()
-		w.access = nil
 	}
 }

@@ -1,0 +1,117 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
+)
+
+// Patch changes what it names.
+type Patch struct {
+	Status      *string
+	Region      *string
+	Databases   *int
+	Connections *int
+	Address     *Address
+}
+
+// Address is where a server answers.
+type Address struct {
+	Host string
+	Port int
+}
+
+// Update changes a server and publishes it. A new address must lead to the same
+// Postgres server, or to the replica that has taken its place: it has the same
+// system identifier and lets the provisioner in. also runs in the transaction
+// (audit). Errors: fault.NotFound, fault.Invalid naming the field.
+func (s *Service) Update(ctx context.Context, id uuid.UUID, p Patch, also func(tx pgx.Tx, s Server) error) (Server, error) {
+	if p.Status != nil {
+		if err := checkStatus(*p.Status); err != nil {
+			return Server{}, err
+		}
+	}
+	for field, size := range map[string]*int{"capacity.databases": p.Databases, "capacity.connections": p.Connections} {
+		if size != nil && *size < 1 {
+			return Server{}, fault.Invalid("The server cannot be changed: a capacity is at least 1.").OnField(field, "too_small", "Use 1 or more.")
+		}
+	}
+	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (Server, error) {
+		if _, err := tx.Exec(ctx, "SELECT FROM control.servers WHERE id = $1 FOR UPDATE", id); err != nil {
+			return Server{}, fmt.Errorf("lock the server: %w", err)
+		}
+		server, err := getServer(ctx, tx, id)
+		if err != nil {
+			return Server{}, err
+		}
+		if p.Address != nil || p.Connections != nil {
+			if err := s.try(ctx, tx, server, p); err != nil {
+				return Server{}, err
+			}
+		}
+		to := Address{Host: server.Host, Port: server.Port}
+		if p.Address != nil {
+			to = *p.Address
+		}
+		_, err = tx.Exec(ctx, `
+			UPDATE control.servers
+			SET status = COALESCE($2, status), region = COALESCE($3, region), max_databases = COALESCE($4, max_databases),
+			    max_connections = COALESCE($5, max_connections), host = $6, port = $7, updated_at = now()
+			WHERE id = $1`, id, p.Status, p.Region, p.Databases, p.Connections, to.Host, to.Port)
+		if err != nil {
+			return Server{}, fmt.Errorf("change the server: %w", err)
+		}
+		if server, err = getServer(ctx, tx, id); err != nil {
+			return Server{}, err
+		}
+		if also != nil {
+			if err := also(tx, server); err != nil {
+				return Server{}, err
+			}
+		}
+		return server, publish(ctx, tx, id)
+	})
+}
+
+// try connects as the provisioner to where the server is to be from now on.
+func (s *Service) try(ctx context.Context, tx pgx.Tx, server Server, p Patch) error {
+	known, ca, err := s.credentials(ctx, tx, server)
+	if err != nil {
+		return err
+	}
+	a := address{host: server.Host, port: server.Port, user: migrations.ProvisionerRole, password: known.provisioner, tls: TLS{Mode: server.TLSMode, CA: ca}}
+	if p.Address != nil {
+		a.host, a.port = p.Address.Host, p.Address.Port
+	}
+	found, err := inspect(ctx, a)
+	if err != nil {
+		return ofAddress(err)
+	}
+	if err := sameServer(ctx, tx, server, found); err != nil {
+		return ofAddress(err)
+	}
+	if p.Connections != nil && *p.Connections > found.offered {
+		return fault.Invalid("The server cannot be changed: it does not offer so many connections.").OnField("capacity.connections", "too_large",
+			fmt.Sprintf("The server offers %d connections (max_connections less the reserved ones).", found.offered))
+	}
+	return nil
+}
+
+// ofAddress names the field as a change calls it.
+func ofAddress(err error) error {
+	refused, ok := errors.AsType[*fault.Error](err)
+	if !ok {
+		return err
+	}
+	for i := range refused.Fields {
+		refused.Fields[i].Field = "address"
+	}
+	return refused
+}
