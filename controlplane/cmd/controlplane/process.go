@@ -201,7 +201,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
 	h.rooms = httpapi.Rooms{
 		DB:        h.db,
-		Operators: &operator.Service{DB: h.db},
+		Operators: &operator.Service{DB: h.db, Key: h.key, Jobs: h.queue},
 		Signups: &signup.Service{
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
 		},
@@ -247,6 +247,7 @@ func (h *house) work(ctx context.Context) error {
 	worker, err := job.NewWorker(h.db, job.Config{
 		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations, Long: h.settings.WorkerLong,
 		Kinds: []job.Register{func(workers *river.Workers) {
+			river.AddWorker(workers, &operator.LinkMailer{DB: h.db, Key: h.key, Sender: sender, URL: h.settings.ControlURL})
 			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})
 		}},

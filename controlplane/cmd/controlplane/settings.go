@@ -44,6 +44,7 @@ type settings struct {
 	// ReservedDomains are hosts of the platform that no tenant may claim.
 	ReservedDomains []string `env:"OUVIRA_RESERVED_DOMAINS"`
 	DNSServers      []string `env:"OUVIRA_DNS_SERVERS"`
+	ControlURL    string   `env:"OUVIRA_CONTROL_URL" envDefault:"http://localhost:8080"`
 
 	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
 	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
@@ -73,6 +74,8 @@ func (s *settings) Validate() error {
 	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
 	refuse(s.WorkerOperations < 1 || s.WorkerOperations > 100, "OUVIRA_WORKER_OPERATIONS: must be between 1 and 100")
 	refuse(s.WorkerLong < 1 || s.WorkerLong > 100, "OUVIRA_WORKER_LONG_OPERATIONS: must be between 1 and 100")
+	control, err := url.Parse(s.ControlURL)
+	refuse(err != nil || control.Host == "" || (control.Scheme != "http" && control.Scheme != "https"), "OUVIRA_CONTROL_URL: must be like https://control.example.com")
 	for i, origin := range s.SignupOrigins {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
@@ -104,6 +107,7 @@ func (s *settings) insecure() []error {
 		}
 	}
 	refuse(s.PublicScheme != "https", "OUVIRA_PUBLIC_SCHEME: production wants https")
+	refuse(!strings.HasPrefix(s.ControlURL, "https://"), "OUVIRA_CONTROL_URL: production wants https")
 	refuse(!s.EmailUseTLS, "EMAIL_USE_TLS: production wants true")
 	for name, address := range map[string]string{
 		"OUVIRA_CONTROL_DATABASE_URL": s.ControlDatabaseURL, "OUVIRA_NODE_DATABASE_URL": s.NodeDatabaseURL,

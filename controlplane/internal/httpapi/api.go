@@ -90,6 +90,7 @@ func New(rooms Rooms, o Options) (http.Handler, error) {
 		return nil, err
 	}
 	httpserver.MountDocs(router, a.huma)
+	mountPages(router)
 	if rooms.Jobs != nil {
 		guarded := a.guardJobs(rooms.Jobs)
 		router.Handle("/jobs", guarded)

@@ -63,7 +63,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Addresses: tenant.Addresses{BaseDomain: "ouvira.test", Scheme: "https"},
 	}
 	w.rooms = httpapi.Rooms{
-		DB: db, Operators: &operator.Service{DB: db}, Tenants: tenants, Servers: servers, Operations: operations,
+		DB: db, Operators: &operator.Service{DB: db, Key: w.keys.Control, Jobs: w.queue}, Tenants: tenants, Servers: servers, Operations: operations,
 		Signups: &signup.Service{
 			DB: db, Key: w.keys.Control, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: w.queue,
 		},
