@@ -31,6 +31,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/budget"
@@ -199,9 +200,11 @@ func (h *house) furnish(public *seal.PublicKey) {
 	// The last backup of a tenant that is deleted is for Options.Backups to take.
 	life := lifecycle.NewService(h.db, operations, servers, h.log, lifecycle.Options{})
 	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
+	operators := &operator.Service{DB: h.db, Key: h.key, Jobs: h.queue}
 	h.rooms = httpapi.Rooms{
 		DB:        h.db,
-		Operators: &operator.Service{DB: h.db, Key: h.key, Jobs: h.queue},
+		Operators: operators,
+		Support:   &support.Service{DB: h.db, Operators: operators, Addresses: s.addresses()},
 		Signups: &signup.Service{
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
 		},

@@ -30,6 +30,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -47,6 +48,7 @@ type Rooms struct {
 	Domains    *domain.Service
 	Servers    *server.Service
 	Provision  *provision.Service
+	Support    *support.Service
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer

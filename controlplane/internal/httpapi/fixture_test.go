@@ -28,6 +28,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
@@ -73,6 +74,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
 	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations)
+	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
 	options := httpapi.Options{Log: quiet, Draining: w.draining, SignupOrigins: []string{"https://www.ouvira.test"}}
 	for _, f := range change {
 		f(&options)

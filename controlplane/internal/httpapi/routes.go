@@ -64,6 +64,7 @@ func (a *api) routes() {
 	op(a, post, "/v1/tenants/{tenant}/purge", needs(operator.TenantPurge).fresh(), accepted, "purge-tenant", "Remove a deleted tenant's data for good", a.purgeTenant)
 	op(a, post, "/v1/tenants/{tenant}/sign-out-everyone", needs(operator.TenantSignOut), ok, "sign-out-everyone", "End all sessions, tokens and API keys of a tenant", a.signOutEveryone)
 	op(a, post, "/v1/tenants/{tenant}/retry", needs(operator.TenantCreate), accepted, "retry-tenant", "Provision a tenant again that has failed", a.retryTenant)
+	op(a, post, "/v1/tenants/{tenant}/support-sessions", needs(operator.SupportEnter), created, "enter-tenant", "Get a code for a support session in a tenant", a.enterSupport)
 	op(a, get, "/v1/tenants/{tenant}/operations", needs(operator.OperationRead), ok, "list-tenant-operations", "List the operations of a tenant", a.listTenantOperations)
 	op(a, get, "/v1/tenants/{tenant}/audit", needs(operator.AuditRead), ok, "list-tenant-audit", "What was done to a tenant", a.listTenantAudit)
 

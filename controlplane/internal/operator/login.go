@@ -29,7 +29,7 @@ type Credentials struct {
 	Email     string
 	Password  string
 	Code      string // of the second factor, or a backup code, where there is one
-	Cookie    bool // for a browser: one token, kept alive by use
+	Cookie    bool   // for a browser: one token, kept alive by use
 	UserAgent string
 	IP        netip.Addr
 	RequestID string
