@@ -29,6 +29,7 @@ var Known = []Setting{
 	{"OUVIRA_SNAPSHOT_FILE", "Where a node keeps its encrypted copy of the route table, and, in a file beside it (`.shares`), of the connections that it may hold."},
 	{"OUVIRA_CONTROL_URL", "Where people reach the control plane: links in operators' mails begin with it."},
 	{"OUVIRA_SIGNUP_ORIGINS", "Origins, separated by commas, of the sign-up pages that may call the control plane."},
+	{"OUVIRA_WEBHOOK_PRIVATE", "`true` lets webhooks lead to private addresses and speak plain HTTP: for tests, and a machine of one's own."},
 	{"OUVIRA_AUDIT_SEAL_EVERY", "How long audit records of a tenant may wait until they are sealed: until then a superuser of its database could change them unseen."},
 	{"OUVIRA_LINGER", "How long a node that was told to stop goes on serving, with `/readyz` off already: as long as the load balancer needs to notice, `5s` say."},
 	{"OUVIRA_AUTH_COOKIES", "`true` lets browsers sign in with cookies besides bearer tokens."},

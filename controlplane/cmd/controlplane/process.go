@@ -34,6 +34,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
+	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -208,6 +209,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Signups: &signup.Service{
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
 		},
+		Webhooks:   &webhook.Service{DB: h.db, Key: h.key, AllowPrivate: s.WebhookPrivate},
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
 		Servers:    servers,
@@ -269,6 +271,9 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() {
 		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
 	})
+	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget old deliveries", h.rooms.Webhooks.Sweep) })
+	courier := webhook.NewCourier(h.db, h.key, h.holder, h.log, webhook.Options{AllowPrivate: h.settings.WebhookPrivate})
+	sweeps.Go(func() { courier.Run(ctx) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

@@ -46,6 +46,8 @@ type settings struct {
 	DNSServers      []string `env:"OUVIRA_DNS_SERVERS"`
 	ControlURL    string   `env:"OUVIRA_CONTROL_URL" envDefault:"http://localhost:8080"`
 
+	WebhookPrivate bool `env:"OUVIRA_WEBHOOK_PRIVATE" envDefault:"false"`
+
 	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
 	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
 	EmailUser     string `env:"EMAIL_HOST_USER"`
@@ -108,6 +110,7 @@ func (s *settings) insecure() []error {
 	}
 	refuse(s.PublicScheme != "https", "OUVIRA_PUBLIC_SCHEME: production wants https")
 	refuse(!strings.HasPrefix(s.ControlURL, "https://"), "OUVIRA_CONTROL_URL: production wants https")
+	refuse(s.WebhookPrivate, "OUVIRA_WEBHOOK_PRIVATE: production sends nothing to private addresses")
 	refuse(!s.EmailUseTLS, "EMAIL_USE_TLS: production wants true")
 	for name, address := range map[string]string{
 		"OUVIRA_CONTROL_DATABASE_URL": s.ControlDatabaseURL, "OUVIRA_NODE_DATABASE_URL": s.NodeDatabaseURL,

@@ -93,7 +93,7 @@ func TestLoginWithASecondFactor(t *testing.T) {
 }
 
 // What each command asks of the API, and what it prints.
-func TestPeopleKeysAndSupport(t *testing.T) {
+func TestPeopleKeysSupportAndWebhooks(t *testing.T) {
 	t.Parallel()
 	const people = `{"items":[{"id":"1","email":"ada@ouvira.test","role":"owner","is_active":true},{"id":"2","email":"grace@ouvira.test","role":"support","is_active":false}],"next_cursor":null}`
 	for name, tc := range map[string]struct {
@@ -126,8 +126,20 @@ func TestPeopleKeysAndSupport(t *testing.T) {
 			[]string{"ous_x", "http://acme.localhost/auth/support-session"},
 			0,
 		},
-		"no reason": {[]string{"support", "enter", "acme"}, "", "", nil, cli.ExitUsage},
-		"no scope":  {[]string{"apikey", "create", "ci"}, "", "", nil, cli.ExitUsage},
+		"add": {
+			[]string{"webhook", "add", "https://hooks.example.com", "--event", "tenant.created,tenant.deleted"},
+			`POST /v1/webhooks {"description":"","events":["tenant.created","tenant.deleted"],"url":"https://hooks.example.com"}`,
+			`{"id":"w","url":"https://hooks.example.com","secret":"whsec_x","status":"active"}`,
+			[]string{"whsec_x"},
+			0,
+		},
+		"webhooks":   {[]string{"webhook", "list"}, "", `{"items":[{"id":"w","url":"https://hooks.example.com","status":"disabled"}]}`, []string{"URL", "disabled"}, 0},
+		"remove":     {[]string{"webhook", "remove", "w"}, `DELETE /v1/webhooks/w `, "", nil, 0},
+		"test":       {[]string{"webhook", "test", "w"}, `POST /v1/webhooks/w/test `, `{"id":"d","type":"webhook.test","status":"pending"}`, []string{"webhook.test"}, 0},
+		"deliveries": {[]string{"webhook", "deliveries", "w", "--status", "dead"}, "", `{"items":[{"id":"d","type":"tenant.created","last_error":"answered 500","attempts":11}]}`, []string{"ATTEMPTS", "answered 500"}, 0},
+		"redeliver":  {[]string{"webhook", "redeliver", "d"}, `POST /v1/webhooks/deliveries/d/redeliver `, `{"id":"d","status":"pending"}`, []string{"pending"}, 0},
+		"no reason":  {[]string{"support", "enter", "acme"}, "", "", nil, cli.ExitUsage},
+		"no scope":   {[]string{"apikey", "create", "ci"}, "", "", nil, cli.ExitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

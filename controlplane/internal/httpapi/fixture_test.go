@@ -30,6 +30,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
@@ -75,6 +76,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	}
 	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations)
 	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
+	w.rooms.Webhooks = &webhook.Service{DB: db, Key: w.keys.Control}
 	options := httpapi.Options{Log: quiet, Draining: w.draining, SignupOrigins: []string{"https://www.ouvira.test"}}
 	for _, f := range change {
 		f(&options)

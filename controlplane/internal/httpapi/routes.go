@@ -92,6 +92,16 @@ func (a *api) routes() {
 	op(a, get, "/v1/operations/{id}", needs(operator.OperationRead), ok, "show-operation", "Show an operation and its steps", a.showOperation)
 	op(a, get, "/v1/operations/{id}/events", needs(operator.OperationRead), ok, "watch-operation", "Follow an operation (server-sent events)", a.watchOperation)
 
+	op(a, get, "/v1/webhooks", needs(operator.WebhookRead), ok, "list-webhooks", "List webhooks", a.listWebhooks)
+	op(a, post, "/v1/webhooks", needs(operator.WebhookEdit), created, "create-webhook", "Have events sent to an address", a.createWebhook)
+	op(a, get, "/v1/webhooks/event-types", needs(operator.WebhookRead), ok, "list-event-types", "What a webhook can hear of", a.listEventTypes)
+	op(a, get, "/v1/webhooks/{id}", needs(operator.WebhookRead), ok, "show-webhook", "Show a webhook", a.showWebhook)
+	op(a, patch, "/v1/webhooks/{id}", needs(operator.WebhookEdit), ok, "update-webhook", "Change a webhook, disable, activate", a.updateWebhook)
+	op(a, remove, "/v1/webhooks/{id}", needs(operator.WebhookEdit), nothing, "delete-webhook", "Remove a webhook", a.deleteWebhook)
+	op(a, post, "/v1/webhooks/{id}/test", needs(operator.WebhookEdit), accepted, "test-webhook", "Send a test event", a.testWebhook)
+	op(a, get, "/v1/webhooks/{id}/deliveries", needs(operator.WebhookRead), ok, "list-deliveries", "List what was sent to a webhook", a.listDeliveries)
+	op(a, post, "/v1/webhooks/deliveries/{id}/redeliver", needs(operator.WebhookEdit), accepted, "redeliver", "Send an event once more, under the same webhook-id", a.redeliver)
+
 	op(a, get, "/v1/audit", needs(operator.AuditRead), ok, "list-audit", "What operators and the system did", a.listAudit)
 	op(a, get, "/v1/reconcile", needs(operator.FleetInspect), ok, "reconcile", "Compare the control database with the servers", a.reconcile)
 	op(a, post, "/v1/reconcile/repair", needs(operator.FleetRepair), accepted, "repair", "Mend what the comparison finds, as far as it is provably ours", a.repair)
