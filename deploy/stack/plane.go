@@ -65,6 +65,8 @@ func (s *Stack) env(name string) map[string]string {
 	controlPlane := map[string]string{
 		"OUVIRA_CONTROL_DATABASE_URL": s.controlURL(controlRole, s.secrets.ControlPassword),
 		"OUVIRA_CONTROL_KEY_FILE":     s.controlKey(),
+		"OUVIRA_WEBHOOK_PRIVATE":      "true",
+		"OUVIRA_CONTROL_URL":          "http://localhost:" + strconv.Itoa(s.ports.Control),
 		"OUVIRA_DATA_PUBLIC_KEY_FILE": s.dataPublicKey(),
 		"OUVIRA_DNS_SERVERS":          loopback(s.ports.DNS),
 		"OUVIRA_BACKUP_URL":           (&url.URL{Scheme: "file", Path: s.path("backups")}).String(),

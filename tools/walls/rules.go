@@ -43,6 +43,7 @@ var webExceptions = map[string]string{
 	"controlplane/internal/httpapi": "this is the HTTP surface",
 	"dataplane/internal/httpapi":    "this is the HTTP surface",
 	"controlplane/internal/cli":     "the CLI is a client of that surface",
+	"controlplane/internal/webhook": "webhooks are sent over HTTP",
 	"dataplane/internal/sms":        "Twilio's API is spoken over HTTP",
 }
 

@@ -33,8 +33,10 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
+	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -205,12 +207,15 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Store: s.backupStore(), Tenants: tenants, Log: h.log, Getenv: s.getenv,
 	})
 	life.BackUpBy(backups)
+	operators := &operator.Service{DB: h.db, Key: h.key, Jobs: h.queue}
 	h.rooms = httpapi.Rooms{
 		DB:        h.db,
-		Operators: &operator.Service{DB: h.db},
+		Operators: operators,
+		Support:   &support.Service{DB: h.db, Operators: operators, Addresses: s.addresses()},
 		Signups: &signup.Service{
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
 		},
+		Webhooks:   &webhook.Service{DB: h.db, Key: h.key, AllowPrivate: s.WebhookPrivate},
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
 		Servers:    servers,
@@ -258,6 +263,7 @@ func (h *house) work(ctx context.Context) error {
 	worker, err := job.NewWorker(h.db, job.Config{
 		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations, Long: h.settings.WorkerLong,
 		Kinds: []job.Register{func(workers *river.Workers) {
+			river.AddWorker(workers, &operator.LinkMailer{DB: h.db, Key: h.key, Sender: sender, URL: h.settings.ControlURL})
 			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})
 		}},
@@ -281,6 +287,9 @@ func (h *house) work(ctx context.Context) error {
 	})
 	sweeps.Go(func() { every(ctx, 10*time.Minute, h.log, "remove old backups", h.rooms.Backups.Sweep) })
 	sweeps.Go(func() { every(ctx, time.Minute, h.log, "drop what moves have left", h.rooms.Moves.Sweep) })
+	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget old deliveries", h.rooms.Webhooks.Sweep) })
+	courier := webhook.NewCourier(h.db, h.key, h.holder, h.log, webhook.Options{AllowPrivate: h.settings.WebhookPrivate})
+	sweeps.Go(func() { courier.Run(ctx) })
 	sweeps.Go(func() { reclaim(ctx, h.rooms.Servers, h.holder, h.log) })
 	err = worker.Run(ctx)
 	sweeps.Wait()

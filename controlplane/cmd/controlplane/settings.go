@@ -48,6 +48,9 @@ type settings struct {
 	// ReservedDomains are hosts of the platform that no tenant may claim.
 	ReservedDomains []string `env:"OUVIRA_RESERVED_DOMAINS"`
 	DNSServers      []string `env:"OUVIRA_DNS_SERVERS"`
+	ControlURL      string   `env:"OUVIRA_CONTROL_URL" envDefault:"http://localhost:8080"`
+
+	WebhookPrivate bool `env:"OUVIRA_WEBHOOK_PRIVATE" envDefault:"false"`
 
 	EmailHost     string `env:"EMAIL_HOST" envDefault:"localhost"`
 	EmailPort     uint16 `env:"EMAIL_PORT" envDefault:"25"`
@@ -79,6 +82,8 @@ func (s *settings) Validate() error {
 	refuse(s.WorkerLong < 1 || s.WorkerLong > 100, "OUVIRA_WORKER_LONG_OPERATIONS: must be between 1 and 100")
 	_, err = storage.Open(s.BackupURL)
 	refuse(s.BackupURL != "" && err != nil, "OUVIRA_BACKUP_URL: %v", err)
+	control, err := url.Parse(s.ControlURL)
+	refuse(err != nil || control.Host == "" || (control.Scheme != "http" && control.Scheme != "https"), "OUVIRA_CONTROL_URL: must be like https://control.example.com")
 	for i, origin := range s.SignupOrigins {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
@@ -110,6 +115,8 @@ func (s *settings) insecure() []error {
 		}
 	}
 	refuse(s.PublicScheme != "https", "OUVIRA_PUBLIC_SCHEME: production wants https")
+	refuse(!strings.HasPrefix(s.ControlURL, "https://"), "OUVIRA_CONTROL_URL: production wants https")
+	refuse(s.WebhookPrivate, "OUVIRA_WEBHOOK_PRIVATE: production sends nothing to private addresses")
 	refuse(!s.EmailUseTLS, "EMAIL_USE_TLS: production wants true")
 	for name, address := range map[string]string{
 		"OUVIRA_CONTROL_DATABASE_URL": s.ControlDatabaseURL, "OUVIRA_NODE_DATABASE_URL": s.NodeDatabaseURL,

@@ -51,6 +51,9 @@ type client struct {
 	base    string
 	token   string
 	session *session // nil: the token is from the environment, or there is none
+	// confirm asks a person for their credentials again and shows them; nil when
+	// there is nobody to ask.
+	confirm func(ctx context.Context) error
 	http    *http.Client
 }
 
@@ -78,6 +81,9 @@ func (a *app) client() (*client, error) {
 	}
 	if s := saved.of(c.base); s != nil {
 		c.session, c.token = s, s.Access
+		if a.ReadSecret != nil {
+			c.confirm = func(ctx context.Context) error { return a.confirm(ctx, c) }
+		}
 	}
 	return c, nil
 }
@@ -103,6 +109,12 @@ func (c *client) raw(ctx context.Context, method, path string, body any) ([]byte
 	var refused *apiError
 	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized && c.session != nil {
 		if refreshed := c.refresh(ctx); refreshed != nil {
+			return nil, err
+		}
+		raw, err = c.once(ctx, method, path, body)
+	}
+	if errors.As(err, &refused) && refused.Problem.Code == "fresh_login_required" && c.confirm != nil {
+		if err := c.confirm(ctx); err != nil {
 			return nil, err
 		}
 		return c.once(ctx, method, path, body)

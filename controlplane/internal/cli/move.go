@@ -27,7 +27,7 @@ func (a *app) tenantMove() *cobra.Command {
 				return err
 			}
 			if !wait {
-				return printOne(a, started, operationColumns)
+				return printOne(a, started.Operation, operationColumns)
 			}
 			return a.printTenant(cmd.Context(), client, args[0])
 		},
@@ -36,20 +36,6 @@ func (a *app) tenantMove() *cobra.Command {
 	c.Flags().BoolVar(&wait, "wait", false, "follow the operation to its end")
 	_ = c.MarkFlagRequired("server")
 	return c
-}
-
-// begin asks for an operation, and follows it to its end if that is asked.
-func (a *app) begin(ctx context.Context, client *client, path string, body any, wait bool) (operation, error) {
-	var started struct {
-		Operation operation `json:"operation"`
-	}
-	if err := client.call(ctx, http.MethodPost, path, body, &started); err != nil {
-		return operation{}, err
-	}
-	if !wait {
-		return started.Operation, nil
-	}
-	return started.Operation, a.follow(ctx, client, started.Operation.ID)
 }
 
 func serverPath(name, action string) string { return "/v1/servers/" + url.PathEscape(name) + action }
@@ -99,7 +85,7 @@ func (a *app) serverDrain() *cobra.Command {
 				return err
 			}
 			if !wait {
-				return printOne(a, started, operationColumns)
+				return printOne(a, started.Operation, operationColumns)
 			}
 			var s server
 			if err := client.call(cmd.Context(), http.MethodGet, serverPath(args[0], ""), nil, &s); err != nil {

@@ -126,8 +126,41 @@ func (c *client) refresh(ctx context.Context) error {
 	return c.session.keep()
 }
 
+// prove shows the credentials to path, and the code of the second factor too when
+// the other side asks for it: the one that was given, or one that a person types.
+func (a *app) prove(ctx context.Context, c *client, path string, body map[string]string, out any) error {
+	raw, err := c.once(ctx, http.MethodPost, path, body)
+	var refused *apiError
+	if errors.As(err, &refused) && refused.Problem.Code == "otp_required" && body["otp"] == "" {
+		if a.ReadSecret == nil {
+			return usageError{errors.New("this account has a second factor: send its code with --otp")}
+		}
+		if body["otp"], err = a.ReadSecret("Code of your second factor: "); err != nil {
+			return err
+		}
+		raw, err = c.once(ctx, http.MethodPost, path, body)
+	}
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return fmt.Errorf("the control plane's answer is not what this release expects: %w", err)
+	}
+	return nil
+}
+
+// confirm makes the saved login fresh.
+func (a *app) confirm(ctx context.Context, c *client) error {
+	fmt.Fprintln(a.Err, "This wants a fresh login: show who you are once more.")
+	password, err := a.ReadSecret("Password of " + c.session.Email + ": ")
+	if err != nil {
+		return err
+	}
+	return a.prove(ctx, c, "/v1/auth/confirm", map[string]string{"password": password}, nil)
+}
+
 func (a *app) login() *cobra.Command {
-	var email string
+	var email, code string
 	var fromStdin bool
 	c := &cobra.Command{
 		Use: "login", Short: "Sign in and remember it", Args: cobra.NoArgs,
@@ -142,8 +175,11 @@ func (a *app) login() *cobra.Command {
 			}
 			client.token, client.session = "", nil
 			var t tokens
-			err = client.call(cmd.Context(), http.MethodPost, "/v1/auth/login", map[string]string{"email": email, "password": password}, &t)
-			if err != nil {
+			body := map[string]string{"email": email, "password": password}
+			if code != "" {
+				body["otp"] = code
+			}
+			if err := a.prove(cmd.Context(), client, "/v1/auth/login", body, &t); err != nil {
 				return err
 			}
 			saved, err := a.sessions()
@@ -160,6 +196,7 @@ func (a *app) login() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&email, "email", "", "address of the operator")
+	c.Flags().StringVar(&code, "otp", "", "code of the second factor, or a backup code (default: asked for where there is one)")
 	c.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	_ = c.MarkFlagRequired("email")
 	return c

@@ -26,6 +26,7 @@ type accessKind uint8
 const (
 	accessOpen accessKind = iota + 1 // the zero value is "not declared"
 	accessSignedIn
+	accessPerson
 	accessPermission
 )
 
@@ -39,12 +40,14 @@ type access struct {
 var (
 	open     = access{kind: accessOpen}
 	signedIn = access{kind: accessSignedIn}
+	inPerson = access{kind: accessPerson} // signed in, and not by an API key
 )
 
 func needs(p operator.Permission) access { return access{kind: accessPermission, permission: p} }
 
 // fresh wants a login of the last minutes besides (operator.Fresh): for what
-// cannot be undone, and for what gives power over others.
+// cannot be undone, and for what gives power over others. An API key shows no
+// password; it has the permission named among its scopes, or not at all.
 func (a access) fresh() access {
 	a.wantsFresh = true
 	return a
@@ -89,11 +92,8 @@ func (a *api) authenticate(hctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	p, err := a.principal(r)
-	if err == nil && who.kind != accessSignedIn {
-		err = a.permit(p, who.permission)
-	}
-	if err == nil && who.wantsFresh {
-		err = a.Operators.CheckFresh(p)
+	if err == nil {
+		err = a.admit(p, who)
 	}
 	if err != nil {
 		_ = huma.WriteErr(a.huma, hctx, http.StatusInternalServerError, "", withoutDatabase(hctx.Context(), err))
@@ -103,9 +103,28 @@ func (a *api) authenticate(hctx huma.Context, next func(huma.Context)) {
 	next(huma.WithValue(hctx, principalKey{}, p))
 }
 
+// admit asks whether somebody who is known may.
+func (a *api) admit(p operator.Principal, who access) error {
+	if who.kind == accessPerson && p.Key != nil {
+		return fault.Forbidden("This is for people: sign in, an API key does not do.").Code("not_for_api_keys")
+	}
+	if who.kind == accessPermission {
+		if err := a.permit(p, who.permission); err != nil {
+			return err
+		}
+	}
+	if who.wantsFresh {
+		return a.Operators.CheckFresh(p)
+	}
+	return nil
+}
+
 func (a *api) permit(p operator.Principal, needed operator.Permission) error {
-	if !p.Role.May(needed) {
+	switch {
+	case !p.Role.May(needed):
 		return fault.Forbidden("The role " + string(p.Role) + " does not have the permission " + string(needed) + " that this needs.").Code("permission_denied")
+	case !p.May(needed):
+		return fault.Forbidden("This needs the permission " + string(needed) + ", which is not among the scopes of the API key.").Code("permission_denied")
 	}
 	return nil
 }

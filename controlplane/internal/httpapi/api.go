@@ -32,7 +32,9 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -50,6 +52,8 @@ type Rooms struct {
 	Servers    *server.Service
 	Provision  *provision.Service
 	Moves      *move.Service
+	Support    *support.Service
+	Webhooks   *webhook.Service
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer
@@ -94,6 +98,7 @@ func New(rooms Rooms, o Options) (http.Handler, error) {
 		return nil, err
 	}
 	httpserver.MountDocs(router, a.huma)
+	mountPages(router)
 	if rooms.Jobs != nil {
 		guarded := a.guardJobs(rooms.Jobs)
 		router.Handle("/jobs", guarded)

@@ -44,7 +44,7 @@ type loginInput struct {
 	Body      struct {
 		Email    string `json:"email" maxLength:"254"`
 		Password string `json:"password" maxLength:"1024"`
-		OTP      string `json:"otp,omitempty" maxLength:"16" doc:"The second factor, for accounts that have one."`
+		OTP      string `json:"otp,omitempty" maxLength:"32" doc:"The code of the second factor, for accounts that have one; or a backup code."`
 		Cookie   bool   `json:"cookie,omitempty" doc:"For browsers: answer with a cookie instead of tokens."`
 	}
 }
@@ -63,7 +63,7 @@ func (a *api) login(ctx context.Context, in *loginInput) (*tokensOutput, error) 
 		}
 	}
 	t, err := a.Operators.Login(ctx, operator.Credentials{
-		Email: in.Body.Email, Password: in.Body.Password, Cookie: in.Body.Cookie,
+		Email: in.Body.Email, Password: in.Body.Password, Code: in.Body.OTP, Cookie: in.Body.Cookie,
 		UserAgent: in.UserAgent, IP: httpserver.ClientIP(ctx), RequestID: telemetry.RequestID(ctx),
 	})
 	if err != nil {
@@ -103,38 +103,115 @@ func (a *api) logout(ctx context.Context, _ *struct{}) (*logoutOutput, error) {
 	return &logoutOutput{SetCookie: []string{a.cookie("", 0)}}, nil
 }
 
-// Operator is an account.
-type Operator struct {
-	ID          uuid.UUID     `json:"id"`
-	Email       string        `json:"email"`
-	FullName    string        `json:"full_name"`
-	Role        operator.Role `json:"role" enum:"owner,operator,support,auditor"`
-	IsActive    bool          `json:"is_active"`
-	LastLoginAt *time.Time    `json:"last_login_at"`
-	CreatedAt   time.Time     `json:"created_at"`
-}
-
 // Me is the account of the caller.
 type Me struct {
-	ID       uuid.UUID     `json:"id"`
-	Email    string        `json:"email"`
-	FullName string        `json:"full_name"`
-	Role     operator.Role `json:"role" enum:"owner,operator,support,auditor"`
+	ID           uuid.UUID     `json:"id"`
+	Email        string        `json:"email"`
+	FullName     string        `json:"full_name"`
+	Role         operator.Role `json:"role" enum:"owner,operator,support,auditor"`
+	SecondFactor bool          `json:"second_factor" doc:"Logins ask for a code besides the password."`
+	APIKey       *string       `json:"api_key" doc:"Name of the API key that asks; null for a person."`
+	Scopes       []string      `json:"scopes" nullable:"false" doc:"What the API key may; empty for a person, who may what the role may."`
 }
 
 func (a *api) me(ctx context.Context, _ *struct{}) (*body[Me], error) {
 	p := principalOf(ctx)
-	return &body[Me]{Me{ID: p.OperatorID, Email: p.Email, FullName: p.FullName, Role: p.Role}}, nil
-}
-
-func (a *api) listOperators(ctx context.Context, _ *struct{}) (*body[List[Operator]], error) {
-	found, err := a.Operators.List(ctx)
+	has, err := a.Operators.HasFactor(ctx, p.OperatorID)
 	if err != nil {
 		return nil, err
 	}
-	items := make([]Operator, 0, len(found))
-	for _, o := range found {
-		items = append(items, Operator(o))
+	me := Me{ID: p.OperatorID, Email: p.Email, FullName: p.FullName, Role: p.Role, SecondFactor: has, Scopes: []string{}}
+	if p.Key != nil {
+		me.APIKey, me.Scopes = &p.Key.Name, p.Key.Scopes
 	}
-	return listed(items, ""), nil
+	return &body[Me]{me}, nil
+}
+
+// Proof is what somebody shows of themselves once more.
+type Proof struct {
+	Password string `json:"password" maxLength:"1024"`
+	OTP      string `json:"otp,omitempty" maxLength:"32" doc:"The code of the second factor, for accounts that have one; or a backup code."`
+}
+
+func (p Proof) of() operator.Proof { return operator.Proof{Password: p.Password, Code: p.OTP} }
+
+type proofInput struct{ Body Proof }
+
+func (a *api) confirm(ctx context.Context, in *proofInput) (*struct{}, error) {
+	return nil, a.Operators.Confirm(ctx, actorOf(ctx), principalOf(ctx), in.Body.of())
+}
+
+type changePasswordInput struct {
+	Body struct {
+		Proof
+
+		NewPassword string `json:"new_password" maxLength:"1024"`
+	}
+}
+
+func (a *api) changePassword(ctx context.Context, in *changePasswordInput) (*struct{}, error) {
+	return nil, a.Operators.ChangePassword(ctx, actorOf(ctx), principalOf(ctx), in.Body.of(), in.Body.NewPassword)
+}
+
+type forgotPasswordInput struct {
+	Body struct {
+		Email string `json:"email" maxLength:"254"`
+	}
+}
+
+func (a *api) forgotPassword(ctx context.Context, in *forgotPasswordInput) (*struct{}, error) {
+	return nil, a.Operators.ForgotPassword(ctx, in.Body.Email)
+}
+
+type resetPasswordInput struct {
+	Body struct {
+		Token    string `json:"token" maxLength:"128" doc:"From the link in the mail."`
+		Password string `json:"password" maxLength:"1024"`
+	}
+}
+
+func (a *api) resetPassword(ctx context.Context, in *resetPasswordInput) (*struct{}, error) {
+	return nil, a.Operators.ResetPassword(ctx, in.Body.Token, in.Body.Password, httpserver.ClientIP(ctx), telemetry.RequestID(ctx))
+}
+
+// Enrolment is a second factor that waits for its first code.
+type Enrolment struct {
+	Secret      string   `json:"secret" doc:"For an authenticator app: base32."`
+	URL         string   `json:"url" doc:"The same, for a QR code." example:"otpauth://totp/…"`
+	BackupCodes []string `json:"backup_codes" nullable:"false" doc:"Each good once, when the app is lost. Shown this time only."`
+}
+
+func (a *api) enrolFactor(ctx context.Context, _ *struct{}) (*body[Enrolment], error) {
+	e, err := a.Operators.EnrolFactor(ctx, actorOf(ctx), principalOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return &body[Enrolment]{Enrolment(e)}, nil
+}
+
+type confirmFactorInput struct {
+	Body struct {
+		Code string `json:"code" maxLength:"32"`
+	}
+}
+
+func (a *api) confirmFactor(ctx context.Context, in *confirmFactorInput) (*struct{}, error) {
+	return nil, a.Operators.ConfirmFactor(ctx, actorOf(ctx), principalOf(ctx), in.Body.Code)
+}
+
+func (a *api) disableFactor(ctx context.Context, in *proofInput) (*struct{}, error) {
+	return nil, a.Operators.DisableFactor(ctx, actorOf(ctx), principalOf(ctx), in.Body.of())
+}
+
+// BackupCodes stand in for a second factor that is lost.
+type BackupCodes struct {
+	BackupCodes []string `json:"backup_codes" nullable:"false" doc:"Each good once. Those before count no more."`
+}
+
+func (a *api) renewBackupCodes(ctx context.Context, in *proofInput) (*body[BackupCodes], error) {
+	codes, err := a.Operators.RenewBackupCodes(ctx, actorOf(ctx), principalOf(ctx), in.Body.of())
+	if err != nil {
+		return nil, err
+	}
+	return &body[BackupCodes]{BackupCodes{codes}}, nil
 }

@@ -29,7 +29,9 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
+	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
@@ -64,7 +66,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Addresses: tenant.Addresses{BaseDomain: "ouvira.test", Scheme: "https"},
 	}
 	w.rooms = httpapi.Rooms{
-		DB: db, Operators: &operator.Service{DB: db}, Tenants: tenants, Servers: servers, Operations: operations,
+		DB: db, Operators: &operator.Service{DB: db, Key: w.keys.Control, Jobs: w.queue}, Tenants: tenants, Servers: servers, Operations: operations,
 		Signups: &signup.Service{
 			DB: db, Key: w.keys.Control, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: w.queue,
 		},
@@ -75,6 +77,8 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
 	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations)
+	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
+	w.rooms.Webhooks = &webhook.Service{DB: db, Key: w.keys.Control}
 	options := httpapi.Options{Log: quiet, Draining: w.draining, SignupOrigins: []string{"https://www.ouvira.test"}}
 	for _, f := range change {
 		f(&options)

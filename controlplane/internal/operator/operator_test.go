@@ -8,6 +8,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -22,7 +23,11 @@ var actor = &audit.Actor{Kind: audit.KindCLI, ID: "test", Name: "test"}
 func newService(t *testing.T) (*operator.Service, controltest.Control) {
 	t.Helper()
 	c := controltest.New(t)
-	return &operator.Service{DB: c.Pool}, c
+	queue, err := job.NewInsertOnly(c.Pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &operator.Service{DB: c.Pool, Key: controltest.NewKeys(t).Control, Jobs: queue}, c
 }
 
 func create(t *testing.T, s *operator.Service, email string) operator.Operator {

@@ -7,19 +7,27 @@ import (
 	"strings"
 )
 
-// Tokens are 256 random bits behind a prefix that says what they are, to
+// Tokens are 256 random or derived bits behind a prefix that says what they are, to
 // people and to scanners that look for leaked secrets. The prefix is hashed
 // with the rest: one kind of token cannot be passed off as another.
 const (
 	prefixAccess  = "ovoa_" // bearer: short-lived
 	prefixCookie  = "ovoc_" // cookie: lives on while it is used
 	prefixRefresh = "ovor_"
+	prefixKey     = "ovok_" // API key
+
+	prefixInvitation = "ovoi_" // links in mails
+	prefixReset      = "ovop_"
 )
 
 func newToken(prefix string) string {
 	b := make([]byte, 32)
 	_, _ = rand.Read(b) // never fails
-	return prefix + base64.RawURLEncoding.EncodeToString(b)
+	return tokenOf(prefix, b)
+}
+
+func tokenOf(prefix string, secret []byte) string {
+	return prefix + base64.RawURLEncoding.EncodeToString(secret)
 }
 
 // maxToken bounds what is hashed for a caller who is not known yet.

@@ -323,7 +323,7 @@ func TestSec55OperatorsTokensAreNoneHere(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	text, _ := route.NewSupportCode(n.A.ID)
-	for _, token := range []string{"ovoa_" + strings.Repeat("A", 43), "ovoc_" + strings.Repeat("A", 43), "ovr_" + strings.Repeat("A", 65), text} {
+	for _, token := range []string{"ovoa_" + strings.Repeat("A", 43), "ovoc_" + strings.Repeat("A", 43), "ovok_" + strings.Repeat("A", 43), "ovr_" + strings.Repeat("A", 65), text} {
 		expect(t, token[:4], n.get(t, n.A, "/account/me", token), 401, "invalid_token")
 	}
 	if n.leases(n.A) != 0 {

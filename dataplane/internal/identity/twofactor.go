@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/password"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/totp"
 )
 
 // The second factors: an authenticator app, or codes by SMS.
@@ -90,9 +90,8 @@ func (s *Service) enrol(ctx context.Context, tx pgx.Tx, t Tenant, account dbsqlc
 		}
 		f.Mobile = account.PrimaryMobile
 	}
-	secret := make([]byte, totpSecretLen)
-	_, _ = rand.Read(secret) // never fails
-	codes, digests, err := newBackupCodes(secret)
+	secret := totp.NewSecret()
+	codes, digests, err := totp.NewBackupCodes(secret)
 	if err != nil {
 		return Enrolment{}, err
 	}
@@ -115,8 +114,8 @@ func (s *Service) enrol(ctx context.Context, tx pgx.Tx, t Tenant, account dbsqlc
 	if account.Email != nil {
 		name = *account.Email
 	}
-	out.Secret = base32Upper.EncodeToString(secret)
-	out.URL, err = totpURL(secret, t.Route.Slug, name)
+	out.Secret = totp.Text(secret)
+	out.URL, err = totp.URL(secret, t.Route.Slug, name)
 	return out, err
 }
 
@@ -203,7 +202,7 @@ func (s *Service) RenewBackupCodes(ctx context.Context, t Tenant, actor Actor, c
 			return false, err
 		}
 		var digests [][]byte
-		if codes, digests, err = newBackupCodes(f.secret); err != nil {
+		if codes, digests, err = totp.NewBackupCodes(f.secret); err != nil {
 			return false, err
 		}
 		if err := s.queries.ReplaceBackupCodes(ctx, tx, dbsqlc.ReplaceBackupCodesParams{TwoFactorID: f.id, CodeHashes: digests}); err != nil {
@@ -309,7 +308,7 @@ func (s *Service) matches(ctx context.Context, tx pgx.Tx, t Tenant, f factor, co
 		data, ok, err := s.useCode(ctx, tx, t, purposeSecondFactor, f.mobile, code)
 		return ok && data["user"] == userKey(f.userID), err
 	}
-	step, ok, err := totpStep(f.secret, codeOf(code), time.Now())
+	step, ok, err := totp.Step(f.secret, code, time.Now())
 	if err != nil || !ok {
 		return false, err
 	}
@@ -318,7 +317,7 @@ func (s *Service) matches(ctx context.Context, tx pgx.Tx, t Tenant, f factor, co
 }
 
 func (s *Service) useBackupCode(ctx context.Context, tx pgx.Tx, f factor, account dbsqlc.LockForGuessRow, code string, c Client) (bool, error) {
-	kept, err := backupDigest(f.secret, code)
+	kept, err := totp.BackupDigest(f.secret, code)
 	if err != nil {
 		return false, err
 	}

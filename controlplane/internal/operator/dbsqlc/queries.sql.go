@@ -13,6 +13,55 @@ import (
 	"github.com/google/uuid"
 )
 
+const acceptInvitation = `-- name: AcceptInvitation :execrows
+UPDATE control.operator_invitations i SET accepted_at = now()
+FROM control.operators o
+WHERE i.id = $1 AND i.accepted_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > now()
+  AND o.id = i.invited_by AND o.is_active AND o.role = 'owner'
+`
+
+func (q *Queries) AcceptInvitation(ctx context.Context, db DBTX, id uuid.UUID) (int64, error) {
+	result, err := db.Exec(ctx, acceptInvitation, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const addBackupCodes = `-- name: AddBackupCodes :exec
+INSERT INTO control.operator_backup_codes (operator_id, code_hash)
+SELECT $1::uuid, unnest($2::bytea[])
+`
+
+type AddBackupCodesParams struct {
+	OperatorID uuid.UUID
+	CodeHashes [][]byte
+}
+
+func (q *Queries) AddBackupCodes(ctx context.Context, db DBTX, arg AddBackupCodesParams) error {
+	_, err := db.Exec(ctx, addBackupCodes, arg.OperatorID, arg.CodeHashes)
+	return err
+}
+
+const advanceFactor = `-- name: AdvanceFactor :execrows
+UPDATE control.operator_factors
+SET last_step = $1, confirmed_at = COALESCE(confirmed_at, now())
+WHERE operator_id = $2 AND last_step < $1
+`
+
+type AdvanceFactorParams struct {
+	Step       int64
+	OperatorID uuid.UUID
+}
+
+func (q *Queries) AdvanceFactor(ctx context.Context, db DBTX, arg AdvanceFactorParams) (int64, error) {
+	result, err := db.Exec(ctx, advanceFactor, arg.Step, arg.OperatorID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const beginLogin = `-- name: BeginLogin :one
 UPDATE control.operators
 SET failed_logins = CASE WHEN locked_until <= now() THEN 1 ELSE failed_logins + 1 END,
@@ -50,6 +99,27 @@ func (q *Queries) BeginLogin(ctx context.Context, db DBTX, arg BeginLoginParams)
 		&i.PasswordHash,
 	)
 	return i, err
+}
+
+const changeOperator = `-- name: ChangeOperator :exec
+UPDATE control.operators SET role = $1, full_name = $2, is_active = $3, updated_at = now() WHERE id = $4
+`
+
+type ChangeOperatorParams struct {
+	Role     string
+	FullName string
+	IsActive bool
+	ID       uuid.UUID
+}
+
+func (q *Queries) ChangeOperator(ctx context.Context, db DBTX, arg ChangeOperatorParams) error {
+	_, err := db.Exec(ctx, changeOperator,
+		arg.Role,
+		arg.FullName,
+		arg.IsActive,
+		arg.ID,
+	)
+	return err
 }
 
 const completeLogin = `-- name: CompleteLogin :exec
@@ -92,6 +162,55 @@ func (q *Queries) DeleteEndedSessions(ctx context.Context, db DBTX) (int64, erro
 	return result.RowsAffected(), nil
 }
 
+const deleteOldLinks = `-- name: DeleteOldLinks :exec
+WITH resets AS (DELETE FROM control.operator_password_resets r WHERE r.created_at < now() - interval '30 days')
+DELETE FROM control.operator_invitations i WHERE i.created_at < now() - interval '90 days'
+`
+
+func (q *Queries) DeleteOldLinks(ctx context.Context, db DBTX) error {
+	_, err := db.Exec(ctx, deleteOldLinks)
+	return err
+}
+
+const dropBackupCodes = `-- name: DropBackupCodes :exec
+DELETE FROM control.operator_backup_codes WHERE operator_id = $1
+`
+
+func (q *Queries) DropBackupCodes(ctx context.Context, db DBTX, operatorID uuid.UUID) error {
+	_, err := db.Exec(ctx, dropBackupCodes, operatorID)
+	return err
+}
+
+const dropFactor = `-- name: DropFactor :execrows
+DELETE FROM control.operator_factors WHERE operator_id = $1
+`
+
+func (q *Queries) DropFactor(ctx context.Context, db DBTX, operatorID uuid.UUID) (int64, error) {
+	result, err := db.Exec(ctx, dropFactor, operatorID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const endSessions = `-- name: EndSessions :execrows
+UPDATE control.operator_sessions SET revoked_at = now()
+WHERE operator_id = $1 AND id <> $2 AND revoked_at IS NULL
+`
+
+type EndSessionsParams struct {
+	OperatorID uuid.UUID
+	But        uuid.UUID
+}
+
+func (q *Queries) EndSessions(ctx context.Context, db DBTX, arg EndSessionsParams) (int64, error) {
+	result, err := db.Exec(ctx, endSessions, arg.OperatorID, arg.But)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const extendSession = `-- name: ExtendSession :exec
 UPDATE control.operator_sessions
 SET access_expires_at = LEAST($1::timestamptz, expires_at)
@@ -108,8 +227,89 @@ func (q *Queries) ExtendSession(ctx context.Context, db DBTX, arg ExtendSessionP
 	return err
 }
 
+const findAPIKey = `-- name: FindAPIKey :one
+SELECT k.id, k.name, k.scopes, k.last_used_at, k.operator_id, o.email, o.full_name, o.role
+FROM control.operator_api_keys k
+JOIN control.operators o ON o.id = k.operator_id
+WHERE k.token_hash = $1 AND k.revoked_at IS NULL AND k.expires_at > now() AND o.is_active
+`
+
+type FindAPIKeyRow struct {
+	ID         uuid.UUID
+	Name       string
+	Scopes     []string
+	LastUsedAt *time.Time
+	OperatorID uuid.UUID
+	Email      string
+	FullName   string
+	Role       string
+}
+
+func (q *Queries) FindAPIKey(ctx context.Context, db DBTX, tokenHash []byte) (FindAPIKeyRow, error) {
+	row := db.QueryRow(ctx, findAPIKey, tokenHash)
+	var i FindAPIKeyRow
+	err := row.Scan(
+		&i.ID,
+		&i.Name,
+		&i.Scopes,
+		&i.LastUsedAt,
+		&i.OperatorID,
+		&i.Email,
+		&i.FullName,
+		&i.Role,
+	)
+	return i, err
+}
+
+const findInvitation = `-- name: FindInvitation :one
+SELECT i.id, i.email, i.full_name, i.role
+FROM control.operator_invitations i
+JOIN control.operators o ON o.id = i.invited_by AND o.is_active AND o.role = 'owner'
+WHERE i.token_hash = $1 AND i.accepted_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > now()
+`
+
+type FindInvitationRow struct {
+	ID       uuid.UUID
+	Email    string
+	FullName string
+	Role     string
+}
+
+// Who invited must still be one who may.
+func (q *Queries) FindInvitation(ctx context.Context, db DBTX, tokenHash []byte) (FindInvitationRow, error) {
+	row := db.QueryRow(ctx, findInvitation, tokenHash)
+	var i FindInvitationRow
+	err := row.Scan(
+		&i.ID,
+		&i.Email,
+		&i.FullName,
+		&i.Role,
+	)
+	return i, err
+}
+
+const findPasswordReset = `-- name: FindPasswordReset :one
+SELECT r.id, r.operator_id, o.email
+FROM control.operator_password_resets r
+JOIN control.operators o ON o.id = r.operator_id AND o.is_active
+WHERE r.token_hash = $1 AND r.used_at IS NULL AND r.expires_at > now()
+`
+
+type FindPasswordResetRow struct {
+	ID         uuid.UUID
+	OperatorID uuid.UUID
+	Email      string
+}
+
+func (q *Queries) FindPasswordReset(ctx context.Context, db DBTX, tokenHash []byte) (FindPasswordResetRow, error) {
+	row := db.QueryRow(ctx, findPasswordReset, tokenHash)
+	var i FindPasswordResetRow
+	err := row.Scan(&i.ID, &i.OperatorID, &i.Email)
+	return i, err
+}
+
 const findSession = `-- name: FindSession :one
-SELECT s.id, s.operator_id, s.access_expires_at, s.expires_at, s.authenticated_at, o.email, o.full_name, o.role
+SELECT s.id, s.operator_id, s.access_expires_at, s.expires_at, s.authenticated_at, s.second_factor_at, o.email, o.full_name, o.role
 FROM control.operator_sessions s
 JOIN control.operators o ON o.id = s.operator_id
 WHERE s.access_hash = $1 AND s.access_expires_at > now() AND s.expires_at > now()
@@ -122,6 +322,7 @@ type FindSessionRow struct {
 	AccessExpiresAt time.Time
 	ExpiresAt       time.Time
 	AuthenticatedAt time.Time
+	SecondFactorAt  *time.Time
 	Email           string
 	FullName        string
 	Role            string
@@ -136,10 +337,90 @@ func (q *Queries) FindSession(ctx context.Context, db DBTX, accessHash []byte) (
 		&i.AccessExpiresAt,
 		&i.ExpiresAt,
 		&i.AuthenticatedAt,
+		&i.SecondFactorAt,
 		&i.Email,
 		&i.FullName,
 		&i.Role,
 	)
+	return i, err
+}
+
+const hasFactor = `-- name: HasFactor :one
+SELECT EXISTS (SELECT FROM control.operator_factors WHERE operator_id = $1 AND confirmed_at IS NOT NULL)
+`
+
+func (q *Queries) HasFactor(ctx context.Context, db DBTX, operatorID uuid.UUID) (bool, error) {
+	row := db.QueryRow(ctx, hasFactor, operatorID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
+const insertAPIKey = `-- name: InsertAPIKey :one
+INSERT INTO control.operator_api_keys (id, operator_id, name, prefix, token_hash, scopes, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+RETURNING created_at
+`
+
+type InsertAPIKeyParams struct {
+	ID         uuid.UUID
+	OperatorID uuid.UUID
+	Name       string
+	Prefix     string
+	TokenHash  []byte
+	Scopes     []string
+	ExpiresAt  time.Time
+}
+
+func (q *Queries) InsertAPIKey(ctx context.Context, db DBTX, arg InsertAPIKeyParams) (time.Time, error) {
+	row := db.QueryRow(ctx, insertAPIKey,
+		arg.ID,
+		arg.OperatorID,
+		arg.Name,
+		arg.Prefix,
+		arg.TokenHash,
+		arg.Scopes,
+		arg.ExpiresAt,
+	)
+	var created_at time.Time
+	err := row.Scan(&created_at)
+	return created_at, err
+}
+
+const insertInvitation = `-- name: InsertInvitation :one
+INSERT INTO control.operator_invitations (id, email, full_name, role, token_hash, invited_by, expires_at)
+SELECT $1::uuid, $2::text, $3::text, $4::text, $5::bytea, $6::uuid, now() + make_interval(days => $7::int)
+WHERE NOT EXISTS (SELECT FROM control.operators o WHERE o.email = $2)
+RETURNING created_at, expires_at
+`
+
+type InsertInvitationParams struct {
+	ID        uuid.UUID
+	Email     string
+	FullName  string
+	Role      string
+	TokenHash []byte
+	InvitedBy uuid.UUID
+	Days      int32
+}
+
+type InsertInvitationRow struct {
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
+func (q *Queries) InsertInvitation(ctx context.Context, db DBTX, arg InsertInvitationParams) (InsertInvitationRow, error) {
+	row := db.QueryRow(ctx, insertInvitation,
+		arg.ID,
+		arg.Email,
+		arg.FullName,
+		arg.Role,
+		arg.TokenHash,
+		arg.InvitedBy,
+		arg.Days,
+	)
+	var i InsertInvitationRow
+	err := row.Scan(&i.CreatedAt, &i.ExpiresAt)
 	return i, err
 }
 
@@ -167,9 +448,32 @@ func (q *Queries) InsertOperator(ctx context.Context, db DBTX, arg InsertOperato
 	return err
 }
 
+const insertPasswordReset = `-- name: InsertPasswordReset :execrows
+INSERT INTO control.operator_password_resets (id, operator_id, token_hash, expires_at)
+SELECT $1::uuid, $2::uuid, $3::bytea, now() + interval '1 hour'
+WHERE (SELECT count(*) FROM control.operator_password_resets r
+       WHERE r.operator_id = $2 AND r.created_at > now() - interval '1 hour') < 3
+`
+
+type InsertPasswordResetParams struct {
+	ID         uuid.UUID
+	OperatorID uuid.UUID
+	TokenHash  []byte
+}
+
+// Three links an hour, under the lock of the account: nobody's mailbox is filled
+// from the open form.
+func (q *Queries) InsertPasswordReset(ctx context.Context, db DBTX, arg InsertPasswordResetParams) (int64, error) {
+	result, err := db.Exec(ctx, insertPasswordReset, arg.ID, arg.OperatorID, arg.TokenHash)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const insertSession = `-- name: InsertSession :exec
-INSERT INTO control.operator_sessions (id, operator_id, access_hash, access_expires_at, refresh_hash, expires_at, user_agent, ip_address)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO control.operator_sessions (id, operator_id, access_hash, access_expires_at, refresh_hash, expires_at, second_factor_at, user_agent, ip_address)
+VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7::boolean THEN now() END, $8, $9)
 `
 
 type InsertSessionParams struct {
@@ -179,6 +483,7 @@ type InsertSessionParams struct {
 	AccessExpiresAt time.Time
 	RefreshHash     []byte
 	ExpiresAt       time.Time
+	SecondFactor    bool
 	UserAgent       string
 	IpAddress       *netip.Addr
 }
@@ -191,10 +496,127 @@ func (q *Queries) InsertSession(ctx context.Context, db DBTX, arg InsertSessionP
 		arg.AccessExpiresAt,
 		arg.RefreshHash,
 		arg.ExpiresAt,
+		arg.SecondFactor,
 		arg.UserAgent,
 		arg.IpAddress,
 	)
 	return err
+}
+
+const invitationRecipient = `-- name: InvitationRecipient :one
+SELECT email, role FROM control.operator_invitations
+WHERE id = $1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > now()
+`
+
+type InvitationRecipientRow struct {
+	Email string
+	Role  string
+}
+
+func (q *Queries) InvitationRecipient(ctx context.Context, db DBTX, id uuid.UUID) (InvitationRecipientRow, error) {
+	row := db.QueryRow(ctx, invitationRecipient, id)
+	var i InvitationRecipientRow
+	err := row.Scan(&i.Email, &i.Role)
+	return i, err
+}
+
+const listAPIKeys = `-- name: ListAPIKeys :many
+SELECT k.id, k.name, k.prefix, k.scopes, o.email AS operator, k.created_at, k.expires_at, k.last_used_at
+FROM control.operator_api_keys k
+JOIN control.operators o ON o.id = k.operator_id
+WHERE k.revoked_at IS NULL AND (k.operator_id = $1 OR $2::boolean)
+ORDER BY k.created_at DESC, k.id
+`
+
+type ListAPIKeysParams struct {
+	OperatorID uuid.UUID
+	Everyones  bool
+}
+
+type ListAPIKeysRow struct {
+	ID         uuid.UUID
+	Name       string
+	Prefix     string
+	Scopes     []string
+	Operator   string
+	CreatedAt  time.Time
+	ExpiresAt  time.Time
+	LastUsedAt *time.Time
+}
+
+func (q *Queries) ListAPIKeys(ctx context.Context, db DBTX, arg ListAPIKeysParams) ([]ListAPIKeysRow, error) {
+	rows, err := db.Query(ctx, listAPIKeys, arg.OperatorID, arg.Everyones)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListAPIKeysRow
+	for rows.Next() {
+		var i ListAPIKeysRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Name,
+			&i.Prefix,
+			&i.Scopes,
+			&i.Operator,
+			&i.CreatedAt,
+			&i.ExpiresAt,
+			&i.LastUsedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listInvitations = `-- name: ListInvitations :many
+SELECT i.id, i.email, i.full_name, i.role, o.email AS invited_by, i.created_at, i.expires_at
+FROM control.operator_invitations i
+JOIN control.operators o ON o.id = i.invited_by
+WHERE i.accepted_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > now()
+ORDER BY i.created_at DESC, i.id
+`
+
+type ListInvitationsRow struct {
+	ID        uuid.UUID
+	Email     string
+	FullName  string
+	Role      string
+	InvitedBy string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
+func (q *Queries) ListInvitations(ctx context.Context, db DBTX) ([]ListInvitationsRow, error) {
+	rows, err := db.Query(ctx, listInvitations)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListInvitationsRow
+	for rows.Next() {
+		var i ListInvitationsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Email,
+			&i.FullName,
+			&i.Role,
+			&i.InvitedBy,
+			&i.CreatedAt,
+			&i.ExpiresAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const listOperators = `-- name: ListOperators :many
@@ -238,6 +660,235 @@ func (q *Queries) ListOperators(ctx context.Context, db DBTX) ([]ListOperatorsRo
 		return nil, err
 	}
 	return items, nil
+}
+
+const lockActive = `-- name: LockActive :one
+SELECT id FROM control.operators WHERE email = $1 AND is_active FOR UPDATE
+`
+
+func (q *Queries) LockActive(ctx context.Context, db DBTX, email string) (uuid.UUID, error) {
+	row := db.QueryRow(ctx, lockActive, email)
+	var id uuid.UUID
+	err := row.Scan(&id)
+	return id, err
+}
+
+const lockActiveOwners = `-- name: LockActiveOwners :many
+SELECT id FROM control.operators WHERE role = 'owner' AND is_active ORDER BY id FOR UPDATE
+`
+
+// The rows of all who could be the last one, always in the same order: of two
+// owners who take each other's role away at once, one waits and then sees it.
+func (q *Queries) LockActiveOwners(ctx context.Context, db DBTX) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, lockActiveOwners)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const lockFactor = `-- name: LockFactor :one
+SELECT secret, confirmed_at FROM control.operator_factors WHERE operator_id = $1 FOR UPDATE
+`
+
+type LockFactorRow struct {
+	Secret      []byte
+	ConfirmedAt *time.Time
+}
+
+func (q *Queries) LockFactor(ctx context.Context, db DBTX, operatorID uuid.UUID) (LockFactorRow, error) {
+	row := db.QueryRow(ctx, lockFactor, operatorID)
+	var i LockFactorRow
+	err := row.Scan(&i.Secret, &i.ConfirmedAt)
+	return i, err
+}
+
+const lockOperator = `-- name: LockOperator :one
+SELECT id, email, full_name, role, is_active, last_login_at, created_at
+FROM control.operators WHERE id = $1 FOR UPDATE
+`
+
+type LockOperatorRow struct {
+	ID          uuid.UUID
+	Email       string
+	FullName    string
+	Role        string
+	IsActive    bool
+	LastLoginAt *time.Time
+	CreatedAt   time.Time
+}
+
+func (q *Queries) LockOperator(ctx context.Context, db DBTX, id uuid.UUID) (LockOperatorRow, error) {
+	row := db.QueryRow(ctx, lockOperator, id)
+	var i LockOperatorRow
+	err := row.Scan(
+		&i.ID,
+		&i.Email,
+		&i.FullName,
+		&i.Role,
+		&i.IsActive,
+		&i.LastLoginAt,
+		&i.CreatedAt,
+	)
+	return i, err
+}
+
+const noteAPIKeyUse = `-- name: NoteAPIKeyUse :exec
+UPDATE control.operator_api_keys SET last_used_at = now() WHERE id = $1
+`
+
+func (q *Queries) NoteAPIKeyUse(ctx context.Context, db DBTX, id uuid.UUID) error {
+	_, err := db.Exec(ctx, noteAPIKeyUse, id)
+	return err
+}
+
+const noteSecondFactor = `-- name: NoteSecondFactor :exec
+UPDATE control.operator_sessions SET second_factor_at = now() WHERE id = $1
+`
+
+func (q *Queries) NoteSecondFactor(ctx context.Context, db DBTX, id uuid.UUID) error {
+	_, err := db.Exec(ctx, noteSecondFactor, id)
+	return err
+}
+
+const passwordResetRecipient = `-- name: PasswordResetRecipient :one
+SELECT o.email FROM control.operator_password_resets r
+JOIN control.operators o ON o.id = r.operator_id AND o.is_active
+WHERE r.id = $1 AND r.used_at IS NULL AND r.expires_at > now()
+`
+
+func (q *Queries) PasswordResetRecipient(ctx context.Context, db DBTX, id uuid.UUID) (string, error) {
+	row := db.QueryRow(ctx, passwordResetRecipient, id)
+	var email string
+	err := row.Scan(&email)
+	return email, err
+}
+
+const putFactor = `-- name: PutFactor :execrows
+INSERT INTO control.operator_factors AS f (operator_id, secret) VALUES ($1, $2)
+ON CONFLICT (operator_id) DO UPDATE SET secret = EXCLUDED.secret, created_at = now() WHERE f.confirmed_at IS NULL
+`
+
+type PutFactorParams struct {
+	OperatorID uuid.UUID
+	Secret     []byte
+}
+
+// No row: one that counts is there already.
+func (q *Queries) PutFactor(ctx context.Context, db DBTX, arg PutFactorParams) (int64, error) {
+	result, err := db.Exec(ctx, putFactor, arg.OperatorID, arg.Secret)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const renewAuthentication = `-- name: RenewAuthentication :execrows
+UPDATE control.operator_sessions
+SET authenticated_at = now(), second_factor_at = CASE WHEN $1::boolean THEN now() ELSE second_factor_at END
+WHERE id = $2 AND revoked_at IS NULL
+`
+
+type RenewAuthenticationParams struct {
+	SecondFactor bool
+	ID           uuid.UUID
+}
+
+func (q *Queries) RenewAuthentication(ctx context.Context, db DBTX, arg RenewAuthenticationParams) (int64, error) {
+	result, err := db.Exec(ctx, renewAuthentication, arg.SecondFactor, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const replaceInvitation = `-- name: ReplaceInvitation :exec
+UPDATE control.operator_invitations SET revoked_at = now()
+WHERE email = $1 AND accepted_at IS NULL AND revoked_at IS NULL
+`
+
+func (q *Queries) ReplaceInvitation(ctx context.Context, db DBTX, email string) error {
+	_, err := db.Exec(ctx, replaceInvitation, email)
+	return err
+}
+
+const returnAttempt = `-- name: ReturnAttempt :exec
+UPDATE control.operators
+SET failed_logins = GREATEST(failed_logins - 1, 0),
+    locked_until  = CASE WHEN failed_logins - 1 >= $1::int THEN locked_until END
+WHERE id = $2
+`
+
+type ReturnAttemptParams struct {
+	MaxFailures int32
+	ID          uuid.UUID
+}
+
+// What was counted of a login that stops half way, for want of a code.
+func (q *Queries) ReturnAttempt(ctx context.Context, db DBTX, arg ReturnAttemptParams) error {
+	_, err := db.Exec(ctx, returnAttempt, arg.MaxFailures, arg.ID)
+	return err
+}
+
+const revokeAPIKey = `-- name: RevokeAPIKey :one
+UPDATE control.operator_api_keys SET revoked_at = now()
+WHERE id = $1 AND revoked_at IS NULL AND (operator_id = $2 OR $3::boolean)
+RETURNING name, prefix
+`
+
+type RevokeAPIKeyParams struct {
+	ID         uuid.UUID
+	OperatorID uuid.UUID
+	Everyones  bool
+}
+
+type RevokeAPIKeyRow struct {
+	Name   string
+	Prefix string
+}
+
+func (q *Queries) RevokeAPIKey(ctx context.Context, db DBTX, arg RevokeAPIKeyParams) (RevokeAPIKeyRow, error) {
+	row := db.QueryRow(ctx, revokeAPIKey, arg.ID, arg.OperatorID, arg.Everyones)
+	var i RevokeAPIKeyRow
+	err := row.Scan(&i.Name, &i.Prefix)
+	return i, err
+}
+
+const revokeAPIKeysOf = `-- name: RevokeAPIKeysOf :execrows
+UPDATE control.operator_api_keys SET revoked_at = now() WHERE operator_id = $1 AND revoked_at IS NULL
+`
+
+func (q *Queries) RevokeAPIKeysOf(ctx context.Context, db DBTX, operatorID uuid.UUID) (int64, error) {
+	result, err := db.Exec(ctx, revokeAPIKeysOf, operatorID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const revokeInvitation = `-- name: RevokeInvitation :one
+UPDATE control.operator_invitations SET revoked_at = now()
+WHERE id = $1 AND accepted_at IS NULL AND revoked_at IS NULL
+RETURNING email
+`
+
+func (q *Queries) RevokeInvitation(ctx context.Context, db DBTX, id uuid.UUID) (string, error) {
+	row := db.QueryRow(ctx, revokeInvitation, id)
+	var email string
+	err := row.Scan(&email)
+	return email, err
 }
 
 const revokeSession = `-- name: RevokeSession :execrows
@@ -285,4 +936,62 @@ func (q *Queries) RotateSession(ctx context.Context, db DBTX, arg RotateSessionP
 	var i RotateSessionRow
 	err := row.Scan(&i.ID, &i.AccessExpiresAt, &i.ExpiresAt)
 	return i, err
+}
+
+const setPassword = `-- name: SetPassword :execrows
+UPDATE control.operators
+SET password_hash = $1, failed_logins = 0, locked_until = NULL, updated_at = now()
+WHERE id = $2 AND is_active
+`
+
+type SetPasswordParams struct {
+	PasswordHash string
+	ID           uuid.UUID
+}
+
+func (q *Queries) SetPassword(ctx context.Context, db DBTX, arg SetPasswordParams) (int64, error) {
+	result, err := db.Exec(ctx, setPassword, arg.PasswordHash, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const useBackupCode = `-- name: UseBackupCode :execrows
+DELETE FROM control.operator_backup_codes WHERE operator_id = $1 AND code_hash = $2
+`
+
+type UseBackupCodeParams struct {
+	OperatorID uuid.UUID
+	CodeHash   []byte
+}
+
+func (q *Queries) UseBackupCode(ctx context.Context, db DBTX, arg UseBackupCodeParams) (int64, error) {
+	result, err := db.Exec(ctx, useBackupCode, arg.OperatorID, arg.CodeHash)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const usePasswordReset = `-- name: UsePasswordReset :execrows
+UPDATE control.operator_password_resets SET used_at = now()
+WHERE id = $1 AND used_at IS NULL AND expires_at > now()
+`
+
+func (q *Queries) UsePasswordReset(ctx context.Context, db DBTX, id uuid.UUID) (int64, error) {
+	result, err := db.Exec(ctx, usePasswordReset, id)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const voidPasswordResets = `-- name: VoidPasswordResets :exec
+UPDATE control.operator_password_resets SET used_at = now() WHERE operator_id = $1 AND used_at IS NULL
+`
+
+func (q *Queries) VoidPasswordResets(ctx context.Context, db DBTX, operatorID uuid.UUID) error {
+	_, err := db.Exec(ctx, voidPasswordResets, operatorID)
+	return err
 }

@@ -1,4 +1,4 @@
-package identity
+package totp
 
 import (
 	"crypto/hkdf"
@@ -18,8 +18,8 @@ const (
 	backupGroup     = 4 // letters between two dashes
 )
 
-// newBackupCodes makes a set: what the user gets to see, once, and what is kept.
-func newBackupCodes(secret []byte) (codes []string, digests [][]byte, err error) {
+// NewBackupCodes makes a set: what the user gets to see, once, and what is kept.
+func NewBackupCodes(secret []byte) (codes []string, digests [][]byte, err error) {
 	for range backupCodes {
 		raw := make([]byte, backupCodeBytes)
 		_, _ = rand.Read(raw) // never fails
@@ -29,7 +29,7 @@ func newBackupCodes(secret []byte) (codes []string, digests [][]byte, err error)
 			groups = append(groups, text[:backupGroup])
 		}
 		code := strings.Join(groups, "-")
-		kept, err := backupDigest(secret, code)
+		kept, err := BackupDigest(secret, code)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -38,12 +38,13 @@ func newBackupCodes(secret []byte) (codes []string, digests [][]byte, err error)
 	return codes, digests, nil
 }
 
-func backupDigest(secret []byte, typed string) ([]byte, error) {
+// BackupDigest is what is kept of the backup code that was typed.
+func BackupDigest(secret []byte, typed string) ([]byte, error) {
 	key, err := hkdf.Key(sha256.New, secret, nil, "ouvira backup codes", sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("derive the key of the backup codes: %w", err)
 	}
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(strings.ToUpper(codeOf(typed))))
+	mac.Write([]byte(strings.ToUpper(plain(typed))))
 	return mac.Sum(nil), nil
 }
