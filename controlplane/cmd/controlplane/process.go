@@ -21,6 +21,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
@@ -211,6 +212,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		},
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
+		Billing:    &billing.Service{DB: h.db, Tenants: tenants, Jobs: h.queue, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
 		Operations: operations,
@@ -254,6 +256,7 @@ func (h *house) work(ctx context.Context) error {
 		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations, Long: h.settings.WorkerLong,
 		Kinds: []job.Register{func(workers *river.Workers) {
 			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
+			river.AddWorker(workers, &billing.DueMailer{DB: h.db, Sender: sender, Addresses: h.settings.addresses()})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})
 		}},
 	})
@@ -268,6 +271,7 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() {
 		every(ctx, time.Minute, h.log, "look at domains again", func(ctx context.Context) error { return h.rooms.Domains.Recheck(ctx, audit.Worker(h.holder)) })
 	})
+	sweeps.Go(func() { every(ctx, 10*time.Minute, h.log, "see who has paid", h.rooms.Billing.Sweep) })
 	sweeps.Go(func() {
 		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
 	})

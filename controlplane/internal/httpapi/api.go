@@ -23,6 +23,7 @@ import (
 	"github.com/go-chi/cors"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
@@ -46,6 +47,7 @@ type Rooms struct {
 	Signups    *signup.Service
 	Tenants    *tenant.Service
 	Domains    *domain.Service
+	Billing    *billing.Service
 	Servers    *server.Service
 	Provision  *provision.Service
 	Operations *operation.Store

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
@@ -67,6 +68,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Signups: &signup.Service{
 			DB: db, Key: w.keys.Control, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: w.queue,
 		},
+		Billing:   &billing.Service{DB: db, Tenants: tenants, Jobs: w.queue, Log: quiet},
 		Domains:   &domain.Service{DB: db, BaseDomain: "ouvira.test"},
 		Provision: provisioning,
 		Reconcile: reconcile.NewService(db, servers, quiet),

@@ -56,6 +56,8 @@ func (a *api) routes() {
 	op(a, post, "/v1/tenants/{tenant}/export", needs(operator.TenantExport), accepted, "export-tenant", "Take a backup to be downloaded", a.exportTenant)
 	op(a, get, "/v1/backups/{id}/archive", needs(operator.TenantExport).fresh(), ok, "download-backup", "Download a backup as a portable archive", a.downloadBackup)
 	op(a, post, importPath, needs(operator.TenantRestore).fresh(), accepted, "import-tenant", "Make a new tenant of a portable archive", a.importTenant)
+	op(a, get, "/v1/tenants/{tenant}/payments", needs(operator.PaymentRead), ok, "list-payments", "List what a tenant has paid", a.listPayments)
+	op(a, post, "/v1/tenants/{tenant}/payments", needs(operator.PaymentEdit), created, "record-payment", "Record a payment; it extends what is paid", a.recordPayment)
 
 	op(a, get, "/v1/tenants/{tenant}/domains", needs(operator.DomainRead), ok, "list-domains", "List the domains of a tenant", a.listDomains)
 	op(a, post, "/v1/tenants/{tenant}/domains", needs(operator.DomainEdit), created, "add-domain", "Claim a hostname for a tenant", a.addDomain)

@@ -105,3 +105,25 @@ func TestPlanCommands(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 }
+
+func TestPaymentCommands(t *testing.T) {
+	t.Parallel()
+	const p1 = `{"amount":"120.00","currency":"EUR","period_end":"2027-01-31","reference":"INV-1"}`
+	r := &recorder{answers: map[string]string{
+		"GET /v1/tenants/acme/payments": `{"items":[` + p1 + `],"next_cursor":null}`, "POST /v1/tenants/acme/payments": p1,
+	}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	for _, c := range []struct{ args, asked, shown string }{
+		{"tenant payments acme", "GET /v1/tenants/acme/payments", "INV-1"},
+		{"tenant pay acme --amount 120.00 --currency EUR --period-end 2027-01-31 --reference INV-1", "POST /v1/tenants/acme/payments " + `{"amount":"120.00","currency":"EUR","period_end":"2027-01-31","reference":"INV-1"}`, "2027-01-31"},
+	} {
+		code, out, errOut := p.run(t, "", strings.Fields(c.args)...)
+		if code != cli.ExitOK || r.last() != c.asked || !strings.Contains(out, c.shown) {
+			t.Errorf("%s: exit %d, asked %q, shown %q %s", c.args, code, r.last(), out, errOut)
+		}
+	}
+	if code, _, _ := p.run(t, "", "tenant", "pay", "acme", "--amount", "1"); code != cli.ExitUsage {
+		t.Errorf("exit %d", code)
+	}
+}
