@@ -29,3 +29,19 @@ CREATE TABLE control.payments (
 COMMENT ON COLUMN control.payments.period_end IS 'The last day that is paid.';
 REVOKE ALL ON control.payments FROM ouvira_control;
 GRANT SELECT, INSERT ON control.payments TO ouvira_control;
+
+-- Sign-ups that wait for an operator, who says why not.
+ALTER TABLE control.signups
+    DROP CONSTRAINT signups_status_check,
+    ADD CONSTRAINT signups_status_check
+        CHECK (status IN ('pending_verification', 'pending_approval', 'provisioning', 'active', 'failed', 'expired', 'rejected')),
+    ADD COLUMN decision_reason text NOT NULL DEFAULT '';
+CREATE INDEX signups_approval_idx ON control.signups (expires_at) WHERE status = 'pending_approval';
+
+-- How often somebody may sign up from one address, and from one network: counted
+-- over all processes. All that is kept is when everything is there again.
+CREATE TABLE control.signup_limits (
+    key     text CONSTRAINT signup_limits_pkey PRIMARY KEY,
+    full_at timestamptz NOT NULL
+);
+CREATE INDEX signup_limits_full_at_idx ON control.signup_limits (full_at);

@@ -209,6 +209,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Operators: &operator.Service{DB: h.db},
 		Signups: &signup.Service{
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
+			Approval: s.SignupApproval, Limits: signup.Limits{PerAddress: s.SignupPerAddress, PerNetwork: s.SignupPerNetwork},
 		},
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
@@ -256,6 +257,8 @@ func (h *house) work(ctx context.Context) error {
 		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations, Long: h.settings.WorkerLong,
 		Kinds: []job.Register{func(workers *river.Workers) {
 			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
+			river.AddWorker(workers, &signup.ApprovalMailer{DB: h.db, Sender: sender})
+			river.AddWorker(workers, &signup.DecisionMailer{DB: h.db, Sender: sender})
 			river.AddWorker(workers, &billing.DueMailer{DB: h.db, Sender: sender, Addresses: h.settings.addresses()})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})
 		}},

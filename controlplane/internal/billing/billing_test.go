@@ -14,6 +14,9 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -39,7 +42,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tenants = &tenant.Service{DB: w.control.Pool, Addresses: tenant.Addresses{BaseDomain: "ouvira.test", Scheme: "https"}}
+	operations := operation.NewStore(w.control.Pool, queue)
+	servers := server.NewService(w.control.Pool, controltest.NewKeys(t).Control, slog.New(slog.DiscardHandler), server.Options{})
+	life := lifecycle.NewService(w.control.Pool, operations, servers, slog.New(slog.DiscardHandler), lifecycle.Options{})
+	w.tenants = &tenant.Service{DB: w.control.Pool, Lifecycle: life, Addresses: tenant.Addresses{BaseDomain: "ouvira.test", Scheme: "https"}}
 	w.Service = &billing.Service{
 		DB: w.control.Pool, Tenants: w.tenants, Jobs: queue, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return w.clock },
 	}

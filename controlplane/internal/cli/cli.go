@@ -59,7 +59,7 @@ func Run(ctx context.Context, args []string, p Process) int {
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, wide, json or yaml")
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.login(), a.logout(), a.operator(), a.tenant(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(), a.operation(), a.doctor(), a.version())
+	root.AddCommand(a.login(), a.logout(), a.operator(), a.tenant(), a.server(), a.pool(), a.domain(), a.plan(), a.signup(), a.backup(), a.operation(), a.doctor(), a.version())
 	refuseStrangers(root)
 	root.SetArgs(args)
 	root.SetIn(p.In)

@@ -127,3 +127,27 @@ func TestPaymentCommands(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 }
+
+func TestSignupCommands(t *testing.T) {
+	t.Parallel()
+	r := &recorder{answers: map[string]string{
+		"GET /v1/signups":             `{"items":[{"id":"S1","slug":"initech","status":"pending_approval"}],"next_cursor":null}`,
+		"POST /v1/signups/S1/approve": `{"status":"provisioning","tenant":{"id":"T1","slug":"initech","status":"provisioning"},"operation":{"id":"O1"}}`,
+		"POST /v1/signups/S1/reject":  `{"status":"rejected"}`,
+	}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	for _, c := range []struct{ args, asked, shown string }{
+		{"signup list --status pending_approval", "GET /v1/signups", "pending_approval"},
+		{"signup approve S1", `POST /v1/signups/S1/approve {"reason":""}`, "initech"},
+		{"signup reject S1 --reason No", `POST /v1/signups/S1/reject {"reason":"No"}`, ""},
+	} {
+		code, out, errOut := p.run(t, "", strings.Fields(c.args)...)
+		if code != cli.ExitOK || r.last() != c.asked || !strings.Contains(out, c.shown) {
+			t.Errorf("%s: exit %d, asked %q, shown %q %s", c.args, code, r.last(), out, errOut)
+		}
+	}
+	if code, _, _ := p.run(t, "", "signup", "reject", "S1"); code != cli.ExitUsage {
+		t.Errorf("exit %d", code)
+	}
+}

@@ -34,6 +34,8 @@ func (a *api) routes() {
 	op(a, post, "/v1/signups/{id}/verify", open, accepted, "verify-signup", "Give the code; the tenant is made", a.verifySignup)
 	op(a, post, "/v1/signups/{id}/resend", open, ok, "resend-code", "Have another code mailed", a.resendCode)
 	op(a, get, "/v1/signups", needs(operator.SignupRead), ok, "list-signups", "List sign-ups", a.listSignups)
+	op(a, post, "/v1/signups/{id}/approve", needs(operator.SignupDecide), accepted, "approve-signup", "Approve a waiting sign-up; the tenant is made", a.approveSignup)
+	op(a, post, "/v1/signups/{id}/reject", needs(operator.SignupDecide), ok, "reject-signup", "Reject a waiting sign-up", a.rejectSignup)
 
 	op(a, get, "/v1/tenants", needs(operator.TenantRead), ok, "list-tenants", "List tenants", a.listTenants)
 	op(a, post, "/v1/tenants", needs(operator.TenantCreate), accepted, "create-tenant", "Create a tenant; its owner gets a link by mail", a.createTenant)
