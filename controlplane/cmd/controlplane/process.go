@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"riverqueue.com/riverui"
 
-	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
@@ -34,6 +33,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/usage"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/config"
@@ -214,6 +214,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
 		Billing:    &billing.Service{DB: h.db, Tenants: tenants, Jobs: h.queue, Log: h.log},
+		Usage:      &usage.Service{DB: h.db, Servers: servers, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
 		Operations: operations,
@@ -271,13 +272,7 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
 	sweeps.Go(func() { every(ctx, 10*time.Second, h.log, "fence and purge", h.lifecycle.Sweep) })
-	sweeps.Go(func() {
-		every(ctx, time.Minute, h.log, "look at domains again", func(ctx context.Context) error { return h.rooms.Domains.Recheck(ctx, audit.Worker(h.holder)) })
-	})
-	sweeps.Go(func() { every(ctx, 10*time.Minute, h.log, "see who has paid", h.rooms.Billing.Sweep) })
-	sweeps.Go(func() {
-		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
-	})
+	h.tend(ctx, &sweeps)
 	sweeps.Go(func() {
 		every(ctx, 30*time.Second, h.log, "ask for the backups that are due", h.rooms.Backups.Schedule)
 	})

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,9 +26,6 @@ type plan struct {
 	GraceDays          int            `json:"grace_days"`
 	LapseAction        string         `json:"lapse_action"`
 	RetentionDays      int            `json:"retention_days"`
-	BackupEveryHours   int            `json:"backup_every_hours"`
-	BackupKeep         int            `json:"backup_keep"`
-	BackupKeepDays     int            `json:"backup_keep_days"`
 	CreatedAt          time.Time      `json:"created_at"`
 	UpdatedAt          time.Time      `json:"updated_at"`
 }
@@ -45,8 +41,6 @@ var planColumns = []column[plan]{
 	{"lapse", false, func(p plan) string { return p.LapseAction + " after " + strconv.Itoa(p.GraceDays) + " d" }},
 	{"over quota", true, func(p plan) string { return p.OverQuota }},
 	{"retention", true, func(p plan) string { return strconv.Itoa(p.RetentionDays) + " d" }},
-	{"backup every", true, func(p plan) string { return quota(p.BackupEveryHours, " h") }},
-	{"kept", true, func(p plan) string { return fmt.Sprintf("%d, %d d", p.BackupKeep, p.BackupKeepDays) }},
 	{"id", true, func(p plan) string { return p.ID }},
 }
 
@@ -142,9 +136,6 @@ var (
 		{"storage-mb", "max_storage_mb", "quota of the database (0: none)"},
 		{"users", "max_users", "quota of users (0: none)"},
 		{"retention-days", "retention_days", "days for which a deleted tenant can be undeleted"},
-		{"backup-every-hours", "backup_every_hours", "hours between backups (0: none by themselves)"},
-		{"backup-keep", "backup_keep", "how many backups of a tenant are kept"},
-		{"backup-keep-days", "backup_keep_days", "how long a backup is kept"},
 		{"grace-days", "grace_days", "days between the end of what is paid and the lapse"},
 	}
 	planTexts = [][3]string{

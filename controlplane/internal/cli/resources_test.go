@@ -151,3 +151,16 @@ func TestSignupCommands(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 }
+
+func TestUsageCommand(t *testing.T) {
+	t.Parallel()
+	r := &recorder{answers: map[string]string{
+		"GET /v1/tenants/acme/usage": `{"items":[{"from":"2027-01-31T00:00:00Z","database_bytes":10485760,"connections":3,"requests":100}],"next_cursor":null}`,
+	}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	code, out, errOut := p.run(t, "", "tenant", "usage", "acme", "--from", "2027-01-31", "--by", "day")
+	if code != cli.ExitOK || !strings.Contains(out, "10.0 MB") || !strings.Contains(out, "2027-01-31") {
+		t.Errorf("exit %d: %s %s", code, out, errOut)
+	}
+}

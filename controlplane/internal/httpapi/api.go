@@ -33,6 +33,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -48,6 +49,7 @@ type Rooms struct {
 	Tenants    *tenant.Service
 	Domains    *domain.Service
 	Billing    *billing.Service
+	Usage      *usage.Service
 	Servers    *server.Service
 	Provision  *provision.Service
 	Operations *operation.Store

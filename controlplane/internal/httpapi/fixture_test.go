@@ -30,6 +30,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
@@ -69,6 +70,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 			DB: db, Key: w.keys.Control, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: w.queue,
 		},
 		Billing:   &billing.Service{DB: db, Tenants: tenants, Jobs: w.queue, Log: quiet},
+		Usage:     &usage.Service{DB: db, Servers: servers, Log: quiet},
 		Domains:   &domain.Service{DB: db, BaseDomain: "ouvira.test"},
 		Provision: provisioning,
 		Reconcile: reconcile.NewService(db, servers, quiet),

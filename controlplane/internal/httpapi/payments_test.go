@@ -38,3 +38,30 @@ func TestPayments(t *testing.T) {
 		t.Errorf("unexpected list: %s", a.raw)
 	}
 }
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	auditor := w.operator(t, operator.RoleAuditor)
+	id := w.active(t, "acme")
+	w.active(t, "globex")
+	w.exec(t, `INSERT INTO control.usage_hours (tenant_id, hour, database_bytes, connections, requests, errors, logins)
+		VALUES ($1, date_trunc('hour', now(), 'UTC'), 9000000, 3, 100, 1, 7)`, id)
+	if err := w.rooms.Usage.RollUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{"", "?by=hour", "?by=day&from=2020-01-01&to=2100-01-01", "?by=hour&from=2020-01-01T00:00:00Z"} {
+		a := w.want(t, 200, auditor, "GET", "/v1/tenants/acme/usage"+query, nil)
+		if a.field("items.0.requests") != 100.0 || a.field("items.0.database_bytes") != 9e6 || a.field("items.1") != nil {
+			t.Errorf("%s: %s", query, a.raw)
+		}
+	}
+	if a := w.want(t, 200, auditor, "GET", "/v1/tenants/globex/usage", nil); a.field("items.0") != nil {
+		t.Errorf("the neighbour: %s", a.raw)
+	}
+	for query, field := range map[string]string{"?from=yesterday": "from", "?to=1.2.2030": "to", "?from=2030-01-02&to=2030-01-01": "to"} {
+		if a := w.want(t, 422, auditor, "GET", "/v1/tenants/acme/usage"+query, nil); len(a.fields()) != 1 || a.fields()[0] != field {
+			t.Errorf("%s: %s", query, a.raw)
+		}
+	}
+}

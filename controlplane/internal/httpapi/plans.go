@@ -24,9 +24,6 @@ type Plan struct {
 	GraceDays          int32              `json:"grace_days" doc:"Days between the end of what is paid and the lapse."`
 	LapseAction        tenant.LapseAction `json:"lapse_action" enum:"notify,suspend"`
 	RetentionDays      int32              `json:"retention_days" doc:"How long a deleted tenant can be undeleted."`
-	BackupEveryHours   int32              `json:"backup_every_hours" doc:"0: no backups are taken by themselves."`
-	BackupKeep         int32              `json:"backup_keep" doc:"How many backups of a tenant are kept."`
-	BackupKeepDays     int32              `json:"backup_keep_days" doc:"How long one is kept."`
 	CreatedAt          time.Time          `json:"created_at"`
 	UpdatedAt          time.Time          `json:"updated_at"`
 }
@@ -44,9 +41,6 @@ type PlanValues struct {
 	GraceDays          *int32              `json:"grace_days,omitempty" doc:"0 to 365."`
 	LapseAction        *tenant.LapseAction `json:"lapse_action,omitempty" enum:"notify,suspend"`
 	RetentionDays      *int32              `json:"retention_days,omitempty"`
-	BackupEveryHours   *int32              `json:"backup_every_hours,omitempty"`
-	BackupKeep         *int32              `json:"backup_keep,omitempty"`
-	BackupKeepDays     *int32              `json:"backup_keep_days,omitempty"`
 }
 
 func (a *api) listPlans(ctx context.Context, _ *struct{}) (*body[List[Plan]], error) {

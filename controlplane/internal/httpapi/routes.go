@@ -60,6 +60,7 @@ func (a *api) routes() {
 	op(a, post, importPath, needs(operator.TenantRestore).fresh(), accepted, "import-tenant", "Make a new tenant of a portable archive", a.importTenant)
 	op(a, get, "/v1/tenants/{tenant}/payments", needs(operator.PaymentRead), ok, "list-payments", "List what a tenant has paid", a.listPayments)
 	op(a, post, "/v1/tenants/{tenant}/payments", needs(operator.PaymentEdit), created, "record-payment", "Record a payment; it extends what is paid", a.recordPayment)
+	op(a, get, "/v1/tenants/{tenant}/usage", needs(operator.UsageRead), ok, "tenant-usage", "What a tenant uses", a.tenantUsage)
 
 	op(a, get, "/v1/tenants/{tenant}/domains", needs(operator.DomainRead), ok, "list-domains", "List the domains of a tenant", a.listDomains)
 	op(a, post, "/v1/tenants/{tenant}/domains", needs(operator.DomainEdit), created, "add-domain", "Claim a hostname for a tenant", a.addDomain)

@@ -51,9 +51,6 @@ type Plan struct {
 	GraceDays          int32
 	LapseAction        LapseAction
 	RetentionDays      int32 // how long a deleted tenant can be undeleted
-	BackupEveryHours   int32 // 0: none are taken by themselves
-	BackupKeep         int32 // how many
-	BackupKeepDays     int32 // and how long
 	CreatedAt          time.Time
 	UpdatedAt          time.Time
 }
@@ -64,7 +61,7 @@ func planOf(r dbsqlc.ControlPlan) (Plan, error) {
 		StatementTimeoutMS: r.StatementTimeoutMs, TrialDays: r.TrialDays,
 		MaxStorageMB: r.MaxStorageMb, MaxUsers: r.MaxUsers, OverQuota: OverQuota(r.OverQuota),
 		GraceDays: r.GraceDays, LapseAction: LapseAction(r.LapseAction),
-		RetentionDays: r.RetentionDays, BackupEveryHours: r.BackupIntervalHours, BackupKeep: r.BackupKeep, BackupKeepDays: r.BackupKeepDays,
+		RetentionDays: r.RetentionDays,
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	if err := json.Unmarshal(r.Limits, &p.Limits); err != nil {
@@ -105,9 +102,6 @@ type PlanPatch struct {
 	GraceDays          *int32
 	LapseAction        *LapseAction
 	RetentionDays      *int32
-	BackupEveryHours   *int32
-	BackupKeep         *int32
-	BackupKeepDays     *int32
 }
 
 // planCode is a code that stands in addresses and command lines.
@@ -137,9 +131,6 @@ func (p PlanPatch) apply(plan Plan) (Plan, error) {
 	set("trial_days", &plan.TrialDays, p.TrialDays, 0, 3650)
 	set("grace_days", &plan.GraceDays, p.GraceDays, 0, 365)
 	set("retention_days", &plan.RetentionDays, p.RetentionDays, 1, 3650)
-	set("backup_every_hours", &plan.BackupEveryHours, p.BackupEveryHours, 0, 8760)
-	set("backup_keep", &plan.BackupKeep, p.BackupKeep, 1, 10_000)
-	set("backup_keep_days", &plan.BackupKeepDays, p.BackupKeepDays, 1, 3650)
 	set("max_storage_mb", &plan.MaxStorageMB, p.MaxStorageMB, 0, 1<<30)
 	set("max_users", &plan.MaxUsers, p.MaxUsers, 0, route.MaxLimit)
 	if p.OverQuota != nil {
@@ -304,7 +295,7 @@ func (s *Service) savePlan(ctx context.Context, tx pgx.Tx, actor *audit.Actor, a
 		ID: plan.ID, Name: plan.Name, MaxConnections: plan.MaxConnections, StatementTimeoutMs: plan.StatementTimeoutMS,
 		TrialDays: plan.TrialDays, Limits: limits, MaxStorageMb: plan.MaxStorageMB, MaxUsers: plan.MaxUsers,
 		OverQuota: string(plan.OverQuota), GraceDays: plan.GraceDays, LapseAction: string(plan.LapseAction),
-		RetentionDays: plan.RetentionDays, BackupIntervalHours: plan.BackupEveryHours, BackupKeep: plan.BackupKeep, BackupKeepDays: plan.BackupKeepDays,
+		RetentionDays: plan.RetentionDays,
 	})
 	if err != nil {
 		return Plan{}, fmt.Errorf("change the plan: %w", err)
@@ -324,7 +315,7 @@ func (p Plan) detail() map[string]any {
 		"plan": p.Code, "name": p.Name, "max_connections": p.MaxConnections, "statement_timeout_ms": p.StatementTimeoutMS,
 		"trial_days": p.TrialDays, "limits": p.Limits, "max_storage_mb": p.MaxStorageMB, "max_users": p.MaxUsers,
 		"over_quota": p.OverQuota, "grace_days": p.GraceDays, "lapse_action": p.LapseAction,
-		"retention_days": p.RetentionDays, "backup_every_hours": p.BackupEveryHours, "backup_keep": p.BackupKeep, "backup_keep_days": p.BackupKeepDays,
+		"retention_days": p.RetentionDays,
 	}
 }
 

@@ -399,27 +399,24 @@ const savePlan = `-- name: SavePlan :exec
 UPDATE control.plans
 SET name = $1, max_connections = $2, statement_timeout_ms = $3, trial_days = $4, limits = $5,
     max_storage_mb = $6, max_users = $7, over_quota = $8, grace_days = $9, lapse_action = $10,
-    retention_days = $11, backup_interval_hours = $12, backup_keep = $13, backup_keep_days = $14,
+    retention_days = $11,
     updated_at = now()
-WHERE id = $15
+WHERE id = $12
 `
 
 type SavePlanParams struct {
-	Name                string
-	MaxConnections      int32
-	StatementTimeoutMs  int32
-	TrialDays           int32
-	Limits              []byte
-	MaxStorageMb        int32
-	MaxUsers            int32
-	OverQuota           string
-	GraceDays           int32
-	LapseAction         string
-	RetentionDays       int32
-	BackupIntervalHours int32
-	BackupKeep          int32
-	BackupKeepDays      int32
-	ID                  uuid.UUID
+	Name               string
+	MaxConnections     int32
+	StatementTimeoutMs int32
+	TrialDays          int32
+	Limits             []byte
+	MaxStorageMb       int32
+	MaxUsers           int32
+	OverQuota          string
+	GraceDays          int32
+	LapseAction        string
+	RetentionDays      int32
+	ID                 uuid.UUID
 }
 
 func (q *Queries) SavePlan(ctx context.Context, db DBTX, arg SavePlanParams) error {
@@ -435,9 +432,6 @@ func (q *Queries) SavePlan(ctx context.Context, db DBTX, arg SavePlanParams) err
 		arg.GraceDays,
 		arg.LapseAction,
 		arg.RetentionDays,
-		arg.BackupIntervalHours,
-		arg.BackupKeep,
-		arg.BackupKeepDays,
 		arg.ID,
 	)
 	return err
