@@ -75,6 +75,8 @@ func (s *Stack) env(name string) map[string]string {
 	case Control:
 		maps.Copy(values, controlPlane)
 		values["OUVIRA_LISTEN"] = loopback(s.ports.Control)
+		// Everybody here comes from one address.
+		values["OUVIRA_SIGNUPS_PER_ADDRESS"], values["OUVIRA_SIGNUPS_PER_NETWORK"] = "0", "0"
 		values["OUVIRA_INTERNAL_LISTEN"] = loopback(s.ports.ControlInternal)
 	case Worker:
 		maps.Copy(values, controlPlane)

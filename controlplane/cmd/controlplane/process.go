@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"riverqueue.com/riverui"
 
-	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
@@ -35,6 +35,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/usage"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/budget"
@@ -214,10 +215,13 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Support:   &support.Service{DB: h.db, Operators: operators, Addresses: s.addresses()},
 		Signups: &signup.Service{
 			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
+			Approval: s.SignupApproval, Limits: signup.Limits{PerAddress: s.SignupPerAddress, PerNetwork: s.SignupPerNetwork},
 		},
 		Webhooks:   &webhook.Service{DB: h.db, Key: h.key, AllowPrivate: s.WebhookPrivate},
 		Tenants:    tenants,
 		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
+		Billing:    &billing.Service{DB: h.db, Tenants: tenants, Jobs: h.queue, Log: h.log},
+		Usage:      &usage.Service{DB: h.db, Servers: servers, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
 		Moves:      moves,
@@ -265,6 +269,9 @@ func (h *house) work(ctx context.Context) error {
 		Kinds: []job.Register{func(workers *river.Workers) {
 			river.AddWorker(workers, &operator.LinkMailer{DB: h.db, Key: h.key, Sender: sender, URL: h.settings.ControlURL})
 			river.AddWorker(workers, &signup.CodeMailer{DB: h.db, Key: h.key, Sender: sender})
+			river.AddWorker(workers, &signup.ApprovalMailer{DB: h.db, Sender: sender})
+			river.AddWorker(workers, &signup.DecisionMailer{DB: h.db, Sender: sender})
+			river.AddWorker(workers, &billing.DueMailer{DB: h.db, Sender: sender, Addresses: h.settings.addresses()})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: h.db, Key: h.key, Sender: sender, Addresses: h.settings.addresses()})
 		}},
 	})
@@ -276,12 +283,7 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
 	sweeps.Go(func() { every(ctx, 10*time.Second, h.log, "fence and purge", h.lifecycle.Sweep) })
-	sweeps.Go(func() {
-		every(ctx, time.Minute, h.log, "look at domains again", func(ctx context.Context) error { return h.rooms.Domains.Recheck(ctx, audit.Worker(h.holder)) })
-	})
-	sweeps.Go(func() {
-		every(ctx, time.Hour, h.log, "release unproven domains", func(ctx context.Context) error { return h.rooms.Domains.Expire(ctx, audit.Worker(h.holder)) })
-	})
+	h.tend(ctx, &sweeps)
 	sweeps.Go(func() {
 		every(ctx, 30*time.Second, h.log, "ask for the backups that are due", h.rooms.Backups.Schedule)
 	})

@@ -45,6 +45,11 @@ type settings struct {
 	PublicScheme  string   `env:"OUVIRA_PUBLIC_SCHEME" envDefault:"http"`
 	PublicPort    string   `env:"OUVIRA_PUBLIC_PORT"`
 	SignupOrigins []string `env:"OUVIRA_SIGNUP_ORIGINS"`
+	// SignupApproval has operators decide about each sign-up; the other two are how
+	// many an address and a network may start in an hour.
+	SignupApproval   bool `env:"OUVIRA_SIGNUP_APPROVAL" envDefault:"false"`
+	SignupPerAddress int  `env:"OUVIRA_SIGNUPS_PER_ADDRESS" envDefault:"20"`
+	SignupPerNetwork int  `env:"OUVIRA_SIGNUPS_PER_NETWORK" envDefault:"100"`
 	// ReservedDomains are hosts of the platform that no tenant may claim.
 	ReservedDomains []string `env:"OUVIRA_RESERVED_DOMAINS"`
 	DNSServers      []string `env:"OUVIRA_DNS_SERVERS"`
@@ -88,6 +93,8 @@ func (s *settings) Validate() error {
 		s.SignupOrigins[i] = strings.TrimSpace(origin)
 		refuse(!route.IsOrigin(s.SignupOrigins[i]), "OUVIRA_SIGNUP_ORIGINS: entry %d is not an origin such as https://www.example.com", i+1)
 	}
+	refuse(s.SignupPerAddress < 0, "OUVIRA_SIGNUPS_PER_ADDRESS: must not be negative; 0 sets no limit")
+	refuse(s.SignupPerNetwork < 0, "OUVIRA_SIGNUPS_PER_NETWORK: must not be negative; 0 sets no limit")
 	for i, name := range s.ReservedDomains {
 		s.ReservedDomains[i], err = route.NormalizeHost(strings.TrimSpace(name))
 		refuse(err != nil || strings.Contains(name, ":"), "OUVIRA_RESERVED_DOMAINS: entry %d is not a host name such as example.com", i+1)

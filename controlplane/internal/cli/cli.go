@@ -59,7 +59,7 @@ func Run(ctx context.Context, args []string, p Process) int {
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, wide, json or yaml")
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
+	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.signup(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
 		a.operation(), a.webhook(), a.doctor(), a.version())
 	refuseStrangers(root)
 	root.SetArgs(args)

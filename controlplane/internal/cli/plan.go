@@ -25,6 +25,7 @@ type plan struct {
 	OverQuota          string         `json:"over_quota"`
 	GraceDays          int            `json:"grace_days"`
 	LapseAction        string         `json:"lapse_action"`
+	RetentionDays      int            `json:"retention_days"`
 	CreatedAt          time.Time      `json:"created_at"`
 	UpdatedAt          time.Time      `json:"updated_at"`
 }
@@ -39,6 +40,7 @@ var planColumns = []column[plan]{
 	{"trial", false, func(p plan) string { return strconv.Itoa(p.TrialDays) + " d" }},
 	{"lapse", false, func(p plan) string { return p.LapseAction + " after " + strconv.Itoa(p.GraceDays) + " d" }},
 	{"over quota", true, func(p plan) string { return p.OverQuota }},
+	{"retention", true, func(p plan) string { return strconv.Itoa(p.RetentionDays) + " d" }},
 	{"id", true, func(p plan) string { return p.ID }},
 }
 
@@ -133,6 +135,7 @@ var (
 		{"trial-days", "trial_days", "days before something is due (0: nothing before a first payment)"},
 		{"storage-mb", "max_storage_mb", "quota of the database (0: none)"},
 		{"users", "max_users", "quota of users (0: none)"},
+		{"retention-days", "retention_days", "days for which a deleted tenant can be undeleted"},
 		{"grace-days", "grace_days", "days between the end of what is paid and the lapse"},
 	}
 	planTexts = [][3]string{

@@ -53,7 +53,7 @@ func deref(s *string) string {
 
 func (a *app) tenant() *cobra.Command {
 	group := &cobra.Command{Use: "tenant", Short: "Customers of the platform"}
-	group.AddCommand(a.tenantCreate(), a.tenantRetry(), a.tenantList(), a.tenantShow(), a.tenantMove())
+	group.AddCommand(a.tenantCreate(), a.tenantRetry(), a.tenantList(), a.tenantShow(), a.tenantMove(), a.tenantPayments(), a.tenantPay(), a.tenantUsage())
 	group.AddCommand(a.tenantLife()...)
 	group.AddCommand(a.tenantBackup(), a.tenantRestore(), a.tenantClone(), a.tenantExport(), a.tenantImport())
 	return group

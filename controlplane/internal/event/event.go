@@ -32,6 +32,9 @@ const (
 	DomainLost      Type = "domain.lost"
 	BackupFinished  Type = "backup.finished"
 	PaymentRecorded Type = "payment.recorded"
+	PaymentDue      Type = "payment.due"    // what is paid ends in some days
+	PaymentLapsed   Type = "payment.lapsed" // and the grace after it has ended too
+	QuotaExceeded   Type = "quota.exceeded"
 	OperationFailed Type = "operation.failed"
 )
 
@@ -40,7 +43,7 @@ const (
 var Types = []Type{
 	SignupCreated, TenantCreated, TenantActivated, TenantSuspended, TenantResumed, TenantDeleted, TenantUndeleted,
 	TenantPurged, TenantSignedOut,
-	DomainVerified, DomainLost, BackupFinished, PaymentRecorded, OperationFailed,
+	DomainVerified, DomainLost, BackupFinished, PaymentRecorded, PaymentDue, PaymentLapsed, QuotaExceeded, OperationFailed,
 }
 
 // Record writes an event. tenant may be uuid.Nil. The payload holds no secrets.

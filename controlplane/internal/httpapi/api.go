@@ -23,6 +23,7 @@ import (
 	"github.com/go-chi/cors"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -34,6 +35,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/usage"
 	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
@@ -49,6 +51,8 @@ type Rooms struct {
 	Signups    *signup.Service
 	Tenants    *tenant.Service
 	Domains    *domain.Service
+	Billing    *billing.Service
+	Usage      *usage.Service
 	Servers    *server.Service
 	Provision  *provision.Service
 	Moves      *move.Service

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
@@ -31,6 +32,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
+	"github.com/ouvira/ouvira/controlplane/internal/usage"
 	"github.com/ouvira/ouvira/controlplane/internal/webhook"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
@@ -70,6 +72,8 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Signups: &signup.Service{
 			DB: db, Key: w.keys.Control, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: w.queue,
 		},
+		Billing:   &billing.Service{DB: db, Tenants: tenants, Jobs: w.queue, Log: quiet},
+		Usage:     &usage.Service{DB: db, Servers: servers, Log: quiet},
 		Domains:   &domain.Service{DB: db, BaseDomain: "ouvira.test"},
 		Provision: provisioning,
 		Moves:     move.NewService(db, operations, servers, w.keys.Public, quiet, move.Options{}),

@@ -23,6 +23,7 @@ type Plan struct {
 	OverQuota          tenant.OverQuota   `json:"over_quota" enum:"notify,refuse" doc:"Refuse: no more users are made than the quota."`
 	GraceDays          int32              `json:"grace_days" doc:"Days between the end of what is paid and the lapse."`
 	LapseAction        tenant.LapseAction `json:"lapse_action" enum:"notify,suspend"`
+	RetentionDays      int32              `json:"retention_days" doc:"How long a deleted tenant can be undeleted."`
 	CreatedAt          time.Time          `json:"created_at"`
 	UpdatedAt          time.Time          `json:"updated_at"`
 }
@@ -39,6 +40,7 @@ type PlanValues struct {
 	OverQuota          *tenant.OverQuota   `json:"over_quota,omitempty" enum:"notify,refuse"`
 	GraceDays          *int32              `json:"grace_days,omitempty" doc:"0 to 365."`
 	LapseAction        *tenant.LapseAction `json:"lapse_action,omitempty" enum:"notify,suspend"`
+	RetentionDays      *int32              `json:"retention_days,omitempty"`
 }
 
 func (a *api) listPlans(ctx context.Context, _ *struct{}) (*body[List[Plan]], error) {

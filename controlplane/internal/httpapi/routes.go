@@ -52,6 +52,8 @@ func (a *api) routes() {
 	op(a, post, "/v1/signups/{id}/verify", open, accepted, "verify-signup", "Give the code; the tenant is made", a.verifySignup)
 	op(a, post, "/v1/signups/{id}/resend", open, ok, "resend-code", "Have another code mailed", a.resendCode)
 	op(a, get, "/v1/signups", needs(operator.SignupRead), ok, "list-signups", "List sign-ups", a.listSignups)
+	op(a, post, "/v1/signups/{id}/approve", needs(operator.SignupDecide), accepted, "approve-signup", "Approve a waiting sign-up; the tenant is made", a.approveSignup)
+	op(a, post, "/v1/signups/{id}/reject", needs(operator.SignupDecide), ok, "reject-signup", "Reject a waiting sign-up", a.rejectSignup)
 
 	op(a, get, "/v1/tenants", needs(operator.TenantRead), ok, "list-tenants", "List tenants", a.listTenants)
 	op(a, post, "/v1/tenants", needs(operator.TenantCreate), accepted, "create-tenant", "Create a tenant; its owner gets a link by mail", a.createTenant)
@@ -76,6 +78,9 @@ func (a *api) routes() {
 	op(a, post, "/v1/tenants/{tenant}/export", needs(operator.TenantExport), accepted, "export-tenant", "Take a backup to be downloaded", a.exportTenant)
 	op(a, get, "/v1/backups/{id}/archive", needs(operator.TenantExport).fresh(), ok, "download-backup", "Download a backup as a portable archive", a.downloadBackup)
 	op(a, post, importPath, needs(operator.TenantRestore).fresh(), accepted, "import-tenant", "Make a new tenant of a portable archive", a.importTenant)
+	op(a, get, "/v1/tenants/{tenant}/payments", needs(operator.PaymentRead), ok, "list-payments", "List what a tenant has paid", a.listPayments)
+	op(a, post, "/v1/tenants/{tenant}/payments", needs(operator.PaymentEdit), created, "record-payment", "Record a payment; it extends what is paid", a.recordPayment)
+	op(a, get, "/v1/tenants/{tenant}/usage", needs(operator.UsageRead), ok, "tenant-usage", "What a tenant uses", a.tenantUsage)
 
 	op(a, get, "/v1/tenants/{tenant}/domains", needs(operator.DomainRead), ok, "list-domains", "List the domains of a tenant", a.listDomains)
 	op(a, post, "/v1/tenants/{tenant}/domains", needs(operator.DomainEdit), created, "add-domain", "Claim a hostname for a tenant", a.addDomain)

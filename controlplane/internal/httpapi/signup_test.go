@@ -21,6 +21,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/riverqueue/river"
 
+	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -129,6 +130,9 @@ func (w *world) postman(t *testing.T) *mailbox {
 	worker, err := job.NewWorker(w.control.Pool, job.Config{Log: slog.New(slog.DiscardHandler), Runner: runner, Kinds: []job.Register{
 		func(workers *river.Workers) {
 			river.AddWorker(workers, &signup.CodeMailer{DB: w.control.Pool, Key: w.keys.Control, Sender: sender})
+			river.AddWorker(workers, &signup.ApprovalMailer{DB: w.control.Pool, Sender: sender})
+			river.AddWorker(workers, &signup.DecisionMailer{DB: w.control.Pool, Sender: sender})
+			river.AddWorker(workers, &billing.DueMailer{DB: w.control.Pool, Sender: sender, Addresses: w.rooms.Tenants.Addresses})
 			river.AddWorker(workers, &tenant.OwnerMailer{DB: w.control.Pool, Key: w.keys.Control, Sender: sender, Addresses: w.rooms.Tenants.Addresses})
 		},
 	}})

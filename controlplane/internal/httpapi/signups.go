@@ -72,7 +72,7 @@ type signupInput struct {
 // Signup is what anyone who knows its id may see of a sign-up.
 type Signup struct {
 	ID       uuid.UUID     `json:"id" format:"uuid"`
-	Status   signup.Status `json:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired"`
+	Status   signup.Status `json:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired,rejected"`
 	Slug     string        `json:"slug"`
 	LoginURL *string       `json:"login_url" doc:"Where to sign in, once the tenant is active."`
 	Reason   *string       `json:"reason" doc:"Why it waits or has failed."`
@@ -99,13 +99,53 @@ type TenantAndOperation struct {
 	Operation Operation `json:"operation"`
 }
 
-func (a *api) verifySignup(ctx context.Context, in *verifyInput) (*body[TenantAndOperation], error) {
+// VerifiedSignup is how a sign-up goes on.
+type VerifiedSignup struct {
+	Status    signup.Status `json:"status" enum:"provisioning,pending_approval"`
+	Tenant    *Tenant       `json:"tenant,omitempty" doc:"Absent while an operator has to approve the sign-up."`
+	Operation *Operation    `json:"operation,omitempty"`
+}
+
+func verifiedOf(v signup.Verified) *body[VerifiedSignup] {
+	out := VerifiedSignup{Status: v.Status}
+	if v.Operation != nil {
+		t, o := tenantOf(v.Tenant), operationOf(v.Operation)
+		out.Tenant, out.Operation = &t, &o
+	}
+	return &body[VerifiedSignup]{out}
+}
+
+func (a *api) verifySignup(ctx context.Context, in *verifyInput) (*body[VerifiedSignup], error) {
 	v, err := a.Signups.Verify(ctx, callerOf(ctx), in.ID, in.Body.Code)
 	if err != nil {
 		return nil, err
 	}
-	httpserver.Annotate(ctx, "tenant", v.Tenant.ID.String())
-	return &body[TenantAndOperation]{TenantAndOperation{Tenant: tenantOf(v.Tenant), Operation: operationOf(v.Operation)}}, nil
+	if v.Operation != nil {
+		httpserver.Annotate(ctx, "tenant", v.Tenant.ID.String())
+	}
+	return verifiedOf(v), nil
+}
+
+type decideInput struct {
+	ID   uuid.UUID `path:"id" format:"uuid"`
+	Body struct {
+		Reason string `json:"reason,omitempty" maxLength:"2000" doc:"At most 500 characters; mailed to who has signed up. A rejection needs one."`
+	}
+}
+
+func (a *api) approveSignup(ctx context.Context, in *decideInput) (*body[VerifiedSignup], error) {
+	v, err := a.Signups.Approve(ctx, actorOf(ctx), in.ID, in.Body.Reason)
+	if err != nil {
+		return nil, err
+	}
+	return verifiedOf(v), nil
+}
+
+func (a *api) rejectSignup(ctx context.Context, in *decideInput) (*body[Signup], error) {
+	if err := a.Signups.Reject(ctx, actorOf(ctx), in.ID, in.Body.Reason); err != nil {
+		return nil, err
+	}
+	return a.showSignup(ctx, &signupInput{ID: in.ID})
 }
 
 func (a *api) resendCode(ctx context.Context, in *signupInput) (*body[PendingSignup], error) {
@@ -164,7 +204,7 @@ type SignupEntry struct {
 type listSignupsInput struct {
 	Paging
 
-	Status signup.Status `query:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired"`
+	Status signup.Status `query:"status" enum:"pending_verification,pending_approval,provisioning,active,failed,expired,rejected"`
 }
 
 func (a *api) listSignups(ctx context.Context, in *listSignupsInput) (*body[List[SignupEntry]], error) {

@@ -45,6 +45,7 @@ const (
 	StatusActive              Status = "active"
 	StatusFailed              Status = "failed"
 	StatusExpired             Status = "expired"
+	StatusRejected            Status = "rejected"
 )
 
 const (
@@ -77,6 +78,8 @@ type Service struct {
 	Provision  *provision.Service
 	Operations *operation.Store
 	Jobs       *job.Queue
+	Approval   bool // operators decide about each sign-up
+	Limits     Limits
 
 	q dbsqlc.Queries
 }
@@ -130,6 +133,9 @@ func (f Form) check() (Form, error) {
 func (s *Service) Start(ctx context.Context, caller Caller, form Form) (Pending, error) {
 	form, err := form.check()
 	if err != nil {
+		return Pending{}, err
+	}
+	if err := s.admit(ctx, caller.IP); err != nil {
 		return Pending{}, err
 	}
 	if free, err := s.Tenants.Available(ctx, form.Slug); err != nil {
@@ -243,7 +249,7 @@ func notWaiting(status Status) error {
 
 // statusOf counts a sign-up as expired as soon as it is, before the sweep.
 func statusOf(row dbsqlc.GetSignupRow) Status {
-	if Status(row.Status) == StatusPendingVerification && !row.ExpiresAt.After(time.Now()) {
+	if status := Status(row.Status); (status == StatusPendingVerification || status == StatusPendingApproval) && !row.ExpiresAt.After(time.Now()) {
 		return StatusExpired
 	}
 	return Status(row.Status)
@@ -253,11 +259,14 @@ func statusOf(row dbsqlc.GetSignupRow) Status {
 // password that was chosen.
 const failedPasswordsKept = 7 * 24 * time.Hour
 
-// Sweep expires sign-ups whose code was not used, and erases the password
+// Sweep expires sign-ups whose code was not used or that nobody decided about, and erases the password
 // hashes of these and of long failed ones.
 func (s *Service) Sweep(ctx context.Context) error {
 	if _, err := s.q.ExpireSignups(ctx, s.DB); err != nil {
 		return fmt.Errorf("expire sign-ups: %w", err)
+	}
+	if err := s.q.ForgetLimits(ctx, s.DB, limitsForgotten); err != nil {
+		return fmt.Errorf("forget the limits of sign-ups: %w", err)
 	}
 	kept := pgtype.Interval{Microseconds: failedPasswordsKept.Microseconds(), Valid: true}
 	if _, err := s.q.ForgetFailedPasswords(ctx, s.DB, kept); err != nil {

@@ -17,8 +17,10 @@ import (
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
-// Verified is the tenant of a sign-up and the operation that makes it.
+// Verified is the tenant of a sign-up and the operation that makes it. Both are
+// absent while the sign-up waits for an operator.
 type Verified struct {
+	Status    Status
 	Tenant    tenant.Tenant
 	Operation *operation.Operation
 }
@@ -92,22 +94,19 @@ func (s *Service) accept(ctx context.Context, tx pgx.Tx, caller Caller, id uuid.
 	if row.TenantID.Valid {
 		return s.answer(ctx, tx, row.TenantID.UUID)
 	}
-	if status := statusOf(row); status != StatusPendingVerification || row.CodeSerial != serial {
+	status := statusOf(row)
+	if status == StatusPendingApproval {
+		return Verified{Status: status}, nil
+	}
+	if status != StatusPendingVerification || row.CodeSerial != serial {
 		return Verified{}, notWaiting(status)
 	}
-	tenantID, err := s.Tenants.Insert(ctx, tx, tenant.Row{Slug: row.Slug, Name: row.CompanyName})
-	if err != nil {
-		return Verified{}, err
-	}
-	err = s.q.BeginProvisioning(ctx, tx, dbsqlc.BeginProvisioningParams{ID: id, TenantID: uuid.NullUUID{UUID: tenantID, Valid: true}})
-	if err != nil {
-		return Verified{}, fmt.Errorf("move the sign-up on: %w", err)
-	}
 	actor := caller.actor(id, row.Email)
-	if _, err := s.Provision.Start(ctx, tx, tenantID, provision.Params{SignupID: id}, actor.String()); err != nil {
-		return Verified{}, fmt.Errorf("ask for the tenant's database: %w", err)
+	if s.Approval {
+		return Verified{Status: StatusPendingApproval}, s.await(ctx, tx, actor, row)
 	}
-	if err := s.Tenants.Announce(ctx, tx, actor, tenantID, row.Slug); err != nil {
+	tenantID, err := s.begin(ctx, tx, actor, row)
+	if err != nil {
 		return Verified{}, err
 	}
 	err = audit.Record(ctx, tx, audit.Entry{
@@ -117,6 +116,22 @@ func (s *Service) accept(ctx context.Context, tx pgx.Tx, caller Caller, id uuid.
 		return Verified{}, err
 	}
 	return s.answer(ctx, tx, tenantID)
+}
+
+// begin writes the tenant of a sign-up and asks for its database.
+func (s *Service) begin(ctx context.Context, tx pgx.Tx, actor *audit.Actor, row dbsqlc.GetSignupRow) (uuid.UUID, error) {
+	tenantID, err := s.Tenants.Insert(ctx, tx, tenant.Row{Slug: row.Slug, Name: row.CompanyName})
+	if err != nil {
+		return uuid.Nil, err
+	}
+	err = s.q.BeginProvisioning(ctx, tx, dbsqlc.BeginProvisioningParams{ID: row.ID, TenantID: uuid.NullUUID{UUID: tenantID, Valid: true}})
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("move the sign-up on: %w", err)
+	}
+	if _, err := s.Provision.Start(ctx, tx, tenantID, provision.Params{SignupID: row.ID}, actor.String()); err != nil {
+		return uuid.Nil, fmt.Errorf("ask for the tenant's database: %w", err)
+	}
+	return tenantID, s.Tenants.Announce(ctx, tx, actor, tenantID, row.Slug)
 }
 
 func (s *Service) answer(ctx context.Context, tx pgx.Tx, tenantID uuid.UUID) (Verified, error) {
@@ -134,5 +149,5 @@ func (s *Service) answer(ctx context.Context, tx pgx.Tx, tenantID uuid.UUID) (Ve
 	if err != nil {
 		return Verified{}, err
 	}
-	return Verified{Tenant: t, Operation: o}, nil
+	return Verified{Status: StatusProvisioning, Tenant: t, Operation: o}, nil
 }

@@ -40,7 +40,12 @@ func (s *Service) View(ctx context.Context, id uuid.UUID) (View, error) {
 		v.LoginURL = &address
 	case StatusProvisioning, StatusFailed:
 		v.Reason, err = s.reason(ctx, row.TenantID)
-	case StatusPendingVerification, StatusPendingApproval: // nothing to add
+	case StatusPendingVerification: // nothing to add
+	case StatusPendingApproval:
+		text := "An operator decides about it; the answer comes by mail."
+		v.Reason = &text
+	case StatusRejected:
+		v.Reason = &row.DecisionReason
 	case StatusExpired:
 		text := "The code was not used in time. Start again."
 		v.Reason = &text
@@ -106,7 +111,7 @@ func (s *Service) List(ctx context.Context, query Query) ([]Entry, string, error
 	}
 	rows, err := s.DB.Query(ctx, `
 		SELECT id, company_name, slug, full_name, email, tenant_id, expires_at, created_at, updated_at,
-		       CASE WHEN status = 'pending_verification' AND expires_at <= now() THEN 'expired' ELSE status END AS status
+		       CASE WHEN status IN ('pending_verification', 'pending_approval') AND expires_at <= now() THEN 'expired' ELSE status END AS status
 		FROM control.signups
 		WHERE (@before::uuid IS NULL OR id < @before) AND (@status = '' OR status = @status)
 		ORDER BY id DESC LIMIT @limit`,

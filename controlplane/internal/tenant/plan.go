@@ -50,6 +50,7 @@ type Plan struct {
 	OverQuota          OverQuota
 	GraceDays          int32
 	LapseAction        LapseAction
+	RetentionDays      int32 // how long a deleted tenant can be undeleted
 	CreatedAt          time.Time
 	UpdatedAt          time.Time
 }
@@ -59,7 +60,9 @@ func planOf(r dbsqlc.ControlPlan) (Plan, error) {
 		ID: r.ID, Code: r.Code, Name: r.Name, MaxConnections: r.MaxConnections,
 		StatementTimeoutMS: r.StatementTimeoutMs, TrialDays: r.TrialDays,
 		MaxStorageMB: r.MaxStorageMb, MaxUsers: r.MaxUsers, OverQuota: OverQuota(r.OverQuota),
-		GraceDays: r.GraceDays, LapseAction: LapseAction(r.LapseAction), CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		GraceDays: r.GraceDays, LapseAction: LapseAction(r.LapseAction),
+		RetentionDays: r.RetentionDays,
+		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	if err := json.Unmarshal(r.Limits, &p.Limits); err != nil {
 		return Plan{}, fmt.Errorf("decode the limits of plan %s: %w", r.Code, err)
@@ -98,6 +101,7 @@ type PlanPatch struct {
 	OverQuota          *OverQuota
 	GraceDays          *int32
 	LapseAction        *LapseAction
+	RetentionDays      *int32
 }
 
 // planCode is a code that stands in addresses and command lines.
@@ -126,6 +130,7 @@ func (p PlanPatch) apply(plan Plan) (Plan, error) {
 	set("statement_timeout_ms", &plan.StatementTimeoutMS, p.StatementTimeoutMS, 100, 600_000)
 	set("trial_days", &plan.TrialDays, p.TrialDays, 0, 3650)
 	set("grace_days", &plan.GraceDays, p.GraceDays, 0, 365)
+	set("retention_days", &plan.RetentionDays, p.RetentionDays, 1, 3650)
 	set("max_storage_mb", &plan.MaxStorageMB, p.MaxStorageMB, 0, 1<<30)
 	set("max_users", &plan.MaxUsers, p.MaxUsers, 0, route.MaxLimit)
 	if p.OverQuota != nil {
@@ -290,6 +295,7 @@ func (s *Service) savePlan(ctx context.Context, tx pgx.Tx, actor *audit.Actor, a
 		ID: plan.ID, Name: plan.Name, MaxConnections: plan.MaxConnections, StatementTimeoutMs: plan.StatementTimeoutMS,
 		TrialDays: plan.TrialDays, Limits: limits, MaxStorageMb: plan.MaxStorageMB, MaxUsers: plan.MaxUsers,
 		OverQuota: string(plan.OverQuota), GraceDays: plan.GraceDays, LapseAction: string(plan.LapseAction),
+		RetentionDays: plan.RetentionDays,
 	})
 	if err != nil {
 		return Plan{}, fmt.Errorf("change the plan: %w", err)
@@ -309,6 +315,7 @@ func (p Plan) detail() map[string]any {
 		"plan": p.Code, "name": p.Name, "max_connections": p.MaxConnections, "statement_timeout_ms": p.StatementTimeoutMS,
 		"trial_days": p.TrialDays, "limits": p.Limits, "max_storage_mb": p.MaxStorageMB, "max_users": p.MaxUsers,
 		"over_quota": p.OverQuota, "grace_days": p.GraceDays, "lapse_action": p.LapseAction,
+		"retention_days": p.RetentionDays,
 	}
 }
 

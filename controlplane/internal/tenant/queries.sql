@@ -72,6 +72,7 @@ VALUES (@id, @code, @name, @max_connections, @statement_timeout_ms);
 UPDATE control.plans
 SET name = @name, max_connections = @max_connections, statement_timeout_ms = @statement_timeout_ms, trial_days = @trial_days, limits = @limits,
     max_storage_mb = @max_storage_mb, max_users = @max_users, over_quota = @over_quota, grace_days = @grace_days, lapse_action = @lapse_action,
+    retention_days = @retention_days,
     updated_at = now()
 WHERE id = @id;
 

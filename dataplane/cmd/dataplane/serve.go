@@ -79,7 +79,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	watch, err := newWatch(ctx, s, log, registry)
+	watch, err := newWatch(ctx, s, log, registry, auditing)
 	if err != nil {
 		return err
 	}
@@ -87,6 +87,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	stopCounting := counting(ctx, watch.usage)
 	internal := httpserver.NewInternal(registry, routesCheck(routes), sharesCheck(leased), httpserver.Check{Name: "turnstile", Note: s.TurnstileNote()})
 	internal.Handle("GET /debug/tenants", busiestTenants(watch.load, s.TopTenants))
 	stopLeasing := leased.start(ctx, pools)
@@ -95,6 +96,7 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 		Logger: log, Addr: s.Listen, Handler: handler,
 		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain, Linger: s.Linger,
 	})
+	stopCounting()
 	stopSealing()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
@@ -149,6 +151,6 @@ func newHandler(s settings, log *slog.Logger, registry *prometheus.Registry, wat
 		},
 		Support: identity.NewControlCodes(auditing.control), Cookies: s.AuthCookies, CORSOrigins: s.CORSOrigins,
 		Identity: users, Access: access.New(), Sealer: key, Audit: auditing, Outbox: drainer, Tokens: tokens, Proxies: proxies, Scheme: s.PublicScheme,
-		Turnstile: turnstile.New(s.Settings), Tracing: watch.tracing, Load: watch.load, Slow: s.SlowRequest,
+		Turnstile: turnstile.New(s.Settings), Tracing: watch.tracing, Load: watch.load, Usage: watch.usage, Slow: s.SlowRequest,
 	})
 }

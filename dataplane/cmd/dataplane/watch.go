@@ -15,6 +15,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/directory"
 	"github.com/ouvira/ouvira/dataplane/internal/load"
+	tenantusage "github.com/ouvira/ouvira/dataplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/telemetry"
 	"github.com/ouvira/ouvira/shared/tracing"
@@ -24,15 +25,31 @@ import (
 type watch struct {
 	tracing *tracing.Tracing
 	load    *load.Tenants
+	usage   *tenantusage.Counter
 }
 
-func newWatch(ctx context.Context, s settings, log *slog.Logger, registry *prometheus.Registry) (watch, error) {
+func newWatch(ctx context.Context, s settings, log *slog.Logger, registry *prometheus.Registry, auditing *auditing) (watch, error) {
 	tenants, err := load.New(s.TopTenants, registry)
 	if err != nil {
 		return watch{}, err
 	}
 	traces, err := tracing.Open(ctx, s.Config, "ouvira-dataplane", telemetry.Version(), s.NodeID, log)
-	return watch{traces, tenants}, err
+	return watch{traces, tenants, tenantusage.New(auditing.control, s.NodeID, log)}, err
+}
+
+// counting reports what tenants use until the returned function is called, after the
+// last request.
+func counting(ctx context.Context, counter *tenantusage.Counter) (stop func()) {
+	reporting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		counter.Run(reporting)
+		close(ended)
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // routesOld is an age of the routes that says something: they are pulled every

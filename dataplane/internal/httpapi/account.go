@@ -81,6 +81,7 @@ func (s *server) register(ctx context.Context, sc *scope, in *registerInput) (*s
 	if err != nil {
 		return nil, err
 	}
+	s.countLogin(sc)
 	return sc.signedIn(profile, tokens), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/dataplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/route"
 )
@@ -83,9 +84,15 @@ func (s *server) login(ctx context.Context, sc *scope, in *loginInput) (*loginOu
 		}
 		return &out, nil
 	}
+	s.countLogin(sc)
 	tokens, user := sc.tokens(end.Tokens), userOf(end.Profile)
 	out.Body.Tokens, out.Body.User = &tokens, &user
 	return &out, nil
+}
+
+// countLogin counts somebody who has signed in, in whatever way.
+func (s *server) countLogin(sc *scope) {
+	s.Usage.Add(sc.tenant.Route.TenantID, usage.Sum{Logins: 1})
 }
 
 type refreshInput struct {

@@ -28,6 +28,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/limit"
 	"github.com/ouvira/ouvira/dataplane/internal/load"
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
+	"github.com/ouvira/ouvira/dataplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
@@ -60,7 +61,7 @@ type Outbox interface {
 }
 
 // Options of New. All are required but Metrics, Proxies, Support, Audit,
-// Outbox, Turnstile, Cookies, CORSOrigins, Tracing, Load and Slow.
+// Outbox, Turnstile, Cookies, CORSOrigins, Tracing, Load, Usage and Slow.
 type Options struct {
 	Log      *slog.Logger
 	Metrics  *httpserver.Metrics
@@ -80,6 +81,7 @@ type Options struct {
 
 	Tracing *tracing.Tracing // nil: no traces
 	Load    *load.Tenants    // who asks for how much; nil: nobody wants to know
+	Usage   *usage.Counter   // what is told to the control plane of it; nil: nothing
 	Slow    time.Duration    // requests that take longer get a line of their own; 0: none does
 
 	Cookies     bool     // sign in with cookies too

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/load"
 	"github.com/ouvira/ouvira/dataplane/internal/timing"
+	"github.com/ouvira/ouvira/dataplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
 	"github.com/ouvira/ouvira/shared/tracing"
@@ -48,6 +49,7 @@ func (s *server) answered(w http.ResponseWriter, r *http.Request, clock *timing.
 		what.Errors = 1
 	}
 	s.Load.Add(tenant.TenantID, tenant.Slug, what)
+	s.Usage.Add(tenant.TenantID, usage.Sum{Requests: 1, Errors: what.Errors})
 	if s.Slow <= 0 || took < s.Slow {
 		return
 	}

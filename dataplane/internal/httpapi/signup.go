@@ -137,6 +137,7 @@ func (s *server) finishSignup(ctx context.Context, sc *scope, in *finishSignupIn
 	if err != nil {
 		return nil, err
 	}
+	s.countLogin(sc)
 	var out finishedSignup
 	out.Body.Message, out.Body.Tokens, out.Body.User = "The account is made, and signed in.", sc.tokens(tokens), userOf(profile)
 	return &out, nil

@@ -35,6 +35,7 @@ func (s *server) finishLogin(ctx context.Context, sc *scope, sessionID string, p
 	if err != nil {
 		return nil, err
 	}
+	s.countLogin(sc)
 	return sc.signedIn(profile, tokens), nil
 }
 

@@ -57,6 +57,9 @@ func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Cli
 	var tokens Tokens
 	err = t.Do(ctx, func(db Conn) error {
 		return pg.InTx(ctx, db, func(tx pgx.Tx) error {
+			if err := makeRoom(ctx, t, tx); err != nil {
+				return err
+			}
 			row, err := s.queries.CreateUser(ctx, tx, params)
 			if err != nil {
 				return taken(err)
@@ -72,6 +75,26 @@ func (s *Service) Register(ctx context.Context, t Tenant, in Registration, c Cli
 		})
 	})
 	return profile, tokens, err
+}
+
+// makeRoom refuses one user more than the tenant's plan grants. Whoever else makes a
+// user waits for the end of tx, so that the last place is not given out twice.
+func makeRoom(ctx context.Context, t Tenant, tx pgx.Tx) error {
+	most := t.Route.Settings.MaxUsers()
+	if most <= 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, "LOCK TABLE public.users IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+		return err
+	}
+	var users int
+	if err := tx.QueryRow(ctx, "SELECT count(*) FROM (SELECT FROM public.users LIMIT $1) u", most).Scan(&users); err != nil {
+		return err
+	}
+	if users >= most {
+		return fault.Forbidden("This workspace has as many users as its plan grants. Ask one of its owners to get a larger plan.").Code("user_quota")
+	}
+	return nil
 }
 
 func check(t Tenant, in Registration) (dbsqlc.CreateUserParams, error) {

@@ -195,6 +195,9 @@ func (s *Service) FinishSignup(ctx context.Context, t Tenant, in FinishedSignup,
 	var tokens Tokens
 	err = t.Do(ctx, func(db Conn) error {
 		return pg.InTx(ctx, db, func(tx pgx.Tx) error {
+			if err := makeRoom(ctx, t, tx); err != nil {
+				return err
+			}
 			name, err := s.queries.TakeSignup(ctx, tx, dbsqlc.TakeSignupParams{PrimaryMobile: mobile, TokenHash: signup.TokenHash})
 			if errors.Is(err, pgx.ErrNoRows) { // finished by another request meanwhile
 				return notVerified()

@@ -13,6 +13,45 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const approvalMail = `-- name: ApprovalMail :one
+SELECT s.id, s.slug, o.email FROM control.signups s, control.operators o
+WHERE s.id = $1 AND s.status = 'pending_approval' AND s.expires_at > now() AND o.id = $2 AND o.is_active
+`
+
+type ApprovalMailParams struct {
+	SignupID   uuid.UUID
+	OperatorID uuid.UUID
+}
+
+type ApprovalMailRow struct {
+	ID    uuid.UUID
+	Slug  string
+	Email string
+}
+
+func (q *Queries) ApprovalMail(ctx context.Context, db DBTX, arg ApprovalMailParams) (ApprovalMailRow, error) {
+	row := db.QueryRow(ctx, approvalMail, arg.SignupID, arg.OperatorID)
+	var i ApprovalMailRow
+	err := row.Scan(&i.ID, &i.Slug, &i.Email)
+	return i, err
+}
+
+const awaitApproval = `-- name: AwaitApproval :exec
+UPDATE control.signups
+SET status = 'pending_approval', code_attempts = 0, expires_at = $1, updated_at = now()
+WHERE id = $2
+`
+
+type AwaitApprovalParams struct {
+	ExpiresAt time.Time
+	ID        uuid.UUID
+}
+
+func (q *Queries) AwaitApproval(ctx context.Context, db DBTX, arg AwaitApprovalParams) error {
+	_, err := db.Exec(ctx, awaitApproval, arg.ExpiresAt, arg.ID)
+	return err
+}
+
 const beginProvisioning = `-- name: BeginProvisioning :exec
 UPDATE control.signups
 SET status = 'provisioning', tenant_id = $1, code_attempts = 0, updated_at = now()
@@ -64,7 +103,7 @@ const countAttempt = `-- name: CountAttempt :one
 UPDATE control.signups
 SET code_attempts = code_attempts + 1, updated_at = now()
 WHERE id = $1 AND code_attempts < $2::int AND expires_at > now()
-  AND status IN ('pending_verification', 'provisioning', 'active', 'failed')
+  AND status IN ('pending_verification', 'pending_approval', 'provisioning', 'active', 'failed')
 RETURNING code_serial
 `
 
@@ -94,10 +133,57 @@ func (q *Queries) CountPending(ctx context.Context, db DBTX, email string) (int6
 	return count, err
 }
 
+const deciders = `-- name: Deciders :many
+SELECT id FROM control.operators WHERE is_active AND role = ANY ($1::text[]) ORDER BY id
+`
+
+func (q *Queries) Deciders(ctx context.Context, db DBTX, roles []string) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, deciders, roles)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const decisionMail = `-- name: DecisionMail :one
+SELECT slug, email, status, decision_reason FROM control.signups WHERE id = $1 AND status <> 'pending_approval'
+`
+
+type DecisionMailRow struct {
+	Slug           string
+	Email          string
+	Status         string
+	DecisionReason string
+}
+
+func (q *Queries) DecisionMail(ctx context.Context, db DBTX, id uuid.UUID) (DecisionMailRow, error) {
+	row := db.QueryRow(ctx, decisionMail, id)
+	var i DecisionMailRow
+	err := row.Scan(
+		&i.Slug,
+		&i.Email,
+		&i.Status,
+		&i.DecisionReason,
+	)
+	return i, err
+}
+
 const expireSignups = `-- name: ExpireSignups :execrows
 UPDATE control.signups
 SET status = 'expired', password_hash = NULL, updated_at = now()
-WHERE status = 'pending_verification' AND expires_at <= now()
+WHERE status IN ('pending_verification', 'pending_approval') AND expires_at <= now()
 `
 
 func (q *Queries) ExpireSignups(ctx context.Context, db DBTX) (int64, error) {
@@ -123,6 +209,16 @@ func (q *Queries) ForgetFailedPasswords(ctx context.Context, db DBTX, kept pgtyp
 	return result.RowsAffected(), nil
 }
 
+const forgetLimits = `-- name: ForgetLimits :exec
+DELETE FROM control.signup_limits
+WHERE key IN (SELECT key FROM control.signup_limits WHERE full_at < now() ORDER BY full_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+`
+
+func (q *Queries) ForgetLimits(ctx context.Context, db DBTX, most int32) error {
+	_, err := db.Exec(ctx, forgetLimits, most)
+	return err
+}
+
 const forgiveAttempt = `-- name: ForgiveAttempt :exec
 UPDATE control.signups SET code_attempts = 0 WHERE id = $1 AND code_serial = $2
 `
@@ -138,23 +234,24 @@ func (q *Queries) ForgiveAttempt(ctx context.Context, db DBTX, arg ForgiveAttemp
 }
 
 const getSignup = `-- name: GetSignup :one
-SELECT id, company_name, slug, full_name, email, status, code_serial, code_attempts, tenant_id, expires_at, created_at, updated_at
+SELECT id, company_name, slug, full_name, email, status, code_serial, code_attempts, tenant_id, decision_reason, expires_at, created_at, updated_at
 FROM control.signups WHERE id = $1
 `
 
 type GetSignupRow struct {
-	ID           uuid.UUID
-	CompanyName  string
-	Slug         string
-	FullName     string
-	Email        string
-	Status       string
-	CodeSerial   int32
-	CodeAttempts int32
-	TenantID     uuid.NullUUID
-	ExpiresAt    time.Time
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
+	ID             uuid.UUID
+	CompanyName    string
+	Slug           string
+	FullName       string
+	Email          string
+	Status         string
+	CodeSerial     int32
+	CodeAttempts   int32
+	TenantID       uuid.NullUUID
+	DecisionReason string
+	ExpiresAt      time.Time
+	CreatedAt      time.Time
+	UpdatedAt      time.Time
 }
 
 func (q *Queries) GetSignup(ctx context.Context, db DBTX, id uuid.UUID) (GetSignupRow, error) {
@@ -170,6 +267,7 @@ func (q *Queries) GetSignup(ctx context.Context, db DBTX, id uuid.UUID) (GetSign
 		&i.CodeSerial,
 		&i.CodeAttempts,
 		&i.TenantID,
+		&i.DecisionReason,
 		&i.ExpiresAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
@@ -221,24 +319,36 @@ func (q *Queries) LatestOperation(ctx context.Context, db DBTX, arg LatestOperat
 	return id, err
 }
 
+const limitWait = `-- name: LimitWait :one
+SELECT extract(epoch FROM full_at - now())::float8 AS full_in FROM control.signup_limits WHERE key = $1
+`
+
+func (q *Queries) LimitWait(ctx context.Context, db DBTX, key string) (float64, error) {
+	row := db.QueryRow(ctx, limitWait, key)
+	var full_in float64
+	err := row.Scan(&full_in)
+	return full_in, err
+}
+
 const lockSignup = `-- name: LockSignup :one
-SELECT id, company_name, slug, full_name, email, status, code_serial, code_attempts, tenant_id, expires_at, created_at, updated_at
+SELECT id, company_name, slug, full_name, email, status, code_serial, code_attempts, tenant_id, decision_reason, expires_at, created_at, updated_at
 FROM control.signups WHERE id = $1 FOR UPDATE
 `
 
 type LockSignupRow struct {
-	ID           uuid.UUID
-	CompanyName  string
-	Slug         string
-	FullName     string
-	Email        string
-	Status       string
-	CodeSerial   int32
-	CodeAttempts int32
-	TenantID     uuid.NullUUID
-	ExpiresAt    time.Time
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
+	ID             uuid.UUID
+	CompanyName    string
+	Slug           string
+	FullName       string
+	Email          string
+	Status         string
+	CodeSerial     int32
+	CodeAttempts   int32
+	TenantID       uuid.NullUUID
+	DecisionReason string
+	ExpiresAt      time.Time
+	CreatedAt      time.Time
+	UpdatedAt      time.Time
 }
 
 func (q *Queries) LockSignup(ctx context.Context, db DBTX, id uuid.UUID) (LockSignupRow, error) {
@@ -254,6 +364,7 @@ func (q *Queries) LockSignup(ctx context.Context, db DBTX, id uuid.UUID) (LockSi
 		&i.CodeSerial,
 		&i.CodeAttempts,
 		&i.TenantID,
+		&i.DecisionReason,
 		&i.ExpiresAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
@@ -278,4 +389,56 @@ func (q *Queries) NextCode(ctx context.Context, db DBTX, arg NextCodeParams) (in
 	var code_serial int32
 	err := row.Scan(&code_serial)
 	return code_serial, err
+}
+
+const reject = `-- name: Reject :exec
+UPDATE control.signups
+SET status = 'rejected', decision_reason = $1, password_hash = NULL, updated_at = now()
+WHERE id = $2
+`
+
+type RejectParams struct {
+	Reason string
+	ID     uuid.UUID
+}
+
+func (q *Queries) Reject(ctx context.Context, db DBTX, arg RejectParams) error {
+	_, err := db.Exec(ctx, reject, arg.Reason, arg.ID)
+	return err
+}
+
+const setDecisionReason = `-- name: SetDecisionReason :exec
+UPDATE control.signups SET decision_reason = $1 WHERE id = $2
+`
+
+type SetDecisionReasonParams struct {
+	Reason string
+	ID     uuid.UUID
+}
+
+func (q *Queries) SetDecisionReason(ctx context.Context, db DBTX, arg SetDecisionReasonParams) error {
+	_, err := db.Exec(ctx, setDecisionReason, arg.Reason, arg.ID)
+	return err
+}
+
+const takeLimit = `-- name: TakeLimit :one
+INSERT INTO control.signup_limits AS l (key, full_at)
+VALUES ($1, now() + make_interval(secs => $2::float8))
+ON CONFLICT (key) DO UPDATE SET full_at = greatest(l.full_at, now()) + make_interval(secs => $2::float8)
+WHERE greatest(l.full_at, now()) + make_interval(secs => $2::float8) <= now() + make_interval(secs => $3::float8)
+RETURNING full_at
+`
+
+type TakeLimitParams struct {
+	Key           string
+	StepSeconds   float64
+	WindowSeconds float64
+}
+
+// One row: it is allowed. None: not yet.
+func (q *Queries) TakeLimit(ctx context.Context, db DBTX, arg TakeLimitParams) (time.Time, error) {
+	row := db.QueryRow(ctx, takeLimit, arg.Key, arg.StepSeconds, arg.WindowSeconds)
+	var full_at time.Time
+	err := row.Scan(&full_at)
+	return full_at, err
 }

@@ -399,8 +399,9 @@ const savePlan = `-- name: SavePlan :exec
 UPDATE control.plans
 SET name = $1, max_connections = $2, statement_timeout_ms = $3, trial_days = $4, limits = $5,
     max_storage_mb = $6, max_users = $7, over_quota = $8, grace_days = $9, lapse_action = $10,
+    retention_days = $11,
     updated_at = now()
-WHERE id = $11
+WHERE id = $12
 `
 
 type SavePlanParams struct {
@@ -414,6 +415,7 @@ type SavePlanParams struct {
 	OverQuota          string
 	GraceDays          int32
 	LapseAction        string
+	RetentionDays      int32
 	ID                 uuid.UUID
 }
 
@@ -429,6 +431,7 @@ func (q *Queries) SavePlan(ctx context.Context, db DBTX, arg SavePlanParams) err
 		arg.OverQuota,
 		arg.GraceDays,
 		arg.LapseAction,
+		arg.RetentionDays,
 		arg.ID,
 	)
 	return err

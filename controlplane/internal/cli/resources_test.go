@@ -105,3 +105,62 @@ func TestPlanCommands(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 }
+
+func TestPaymentCommands(t *testing.T) {
+	t.Parallel()
+	const p1 = `{"amount":"120.00","currency":"EUR","period_end":"2027-01-31","reference":"INV-1"}`
+	r := &recorder{answers: map[string]string{
+		"GET /v1/tenants/acme/payments": `{"items":[` + p1 + `],"next_cursor":null}`, "POST /v1/tenants/acme/payments": p1,
+	}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	for _, c := range []struct{ args, asked, shown string }{
+		{"tenant payments acme", "GET /v1/tenants/acme/payments", "INV-1"},
+		{"tenant pay acme --amount 120.00 --currency EUR --period-end 2027-01-31 --reference INV-1", "POST /v1/tenants/acme/payments " + `{"amount":"120.00","currency":"EUR","period_end":"2027-01-31","reference":"INV-1"}`, "2027-01-31"},
+	} {
+		code, out, errOut := p.run(t, "", strings.Fields(c.args)...)
+		if code != cli.ExitOK || r.last() != c.asked || !strings.Contains(out, c.shown) {
+			t.Errorf("%s: exit %d, asked %q, shown %q %s", c.args, code, r.last(), out, errOut)
+		}
+	}
+	if code, _, _ := p.run(t, "", "tenant", "pay", "acme", "--amount", "1"); code != cli.ExitUsage {
+		t.Errorf("exit %d", code)
+	}
+}
+
+func TestSignupCommands(t *testing.T) {
+	t.Parallel()
+	r := &recorder{answers: map[string]string{
+		"GET /v1/signups":             `{"items":[{"id":"S1","slug":"initech","status":"pending_approval"}],"next_cursor":null}`,
+		"POST /v1/signups/S1/approve": `{"status":"provisioning","tenant":{"id":"T1","slug":"initech","status":"provisioning"},"operation":{"id":"O1"}}`,
+		"POST /v1/signups/S1/reject":  `{"status":"rejected"}`,
+	}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	for _, c := range []struct{ args, asked, shown string }{
+		{"signup list --status pending_approval", "GET /v1/signups", "pending_approval"},
+		{"signup approve S1", `POST /v1/signups/S1/approve {"reason":""}`, "initech"},
+		{"signup reject S1 --reason No", `POST /v1/signups/S1/reject {"reason":"No"}`, ""},
+	} {
+		code, out, errOut := p.run(t, "", strings.Fields(c.args)...)
+		if code != cli.ExitOK || r.last() != c.asked || !strings.Contains(out, c.shown) {
+			t.Errorf("%s: exit %d, asked %q, shown %q %s", c.args, code, r.last(), out, errOut)
+		}
+	}
+	if code, _, _ := p.run(t, "", "signup", "reject", "S1"); code != cli.ExitUsage {
+		t.Errorf("exit %d", code)
+	}
+}
+
+func TestUsageCommand(t *testing.T) {
+	t.Parallel()
+	r := &recorder{answers: map[string]string{
+		"GET /v1/tenants/acme/usage": `{"items":[{"from":"2027-01-31T00:00:00Z","database_bytes":10485760,"connections":3,"requests":100}],"next_cursor":null}`,
+	}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	code, out, errOut := p.run(t, "", "tenant", "usage", "acme", "--from", "2027-01-31", "--by", "day")
+	if code != cli.ExitOK || !strings.Contains(out, "10.0 MB") || !strings.Contains(out, "2027-01-31") {
+		t.Errorf("exit %d: %s %s", code, out, errOut)
+	}
+}
