@@ -16,7 +16,7 @@ func TestTypesHasEveryType(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	declared := regexp.MustCompile(`(?m)^\t\w+ +Type = "([a-z_.]+)"$`).FindAllSubmatch(source, -1)
+	declared := regexp.MustCompile(`(?m)^\t\w+ +Type = "([a-z_.]+)"`).FindAllSubmatch(source, -1)
 	if len(declared) < len(event.Types) || len(declared) == 0 {
 		t.Fatalf("%d types found in the source, Types has %d", len(declared), len(event.Types))
 	}
