@@ -21,7 +21,7 @@ const (
 
 // routes is the map of the whole surface: how, where, who may, what it answers.
 // Beside it there are /jobs (the jobs page), /swagger and /openapi.json.
-func (a *api) routes() {
+func (a *api) routes() { //nolint:funlen // a line per operation, and nothing else
 	op(a, post, "/v1/auth/login", open, ok, "login", "Sign in", a.login)
 	op(a, post, "/v1/auth/refresh", open, ok, "refresh", "Exchange a refresh token for new tokens", a.refresh)
 	op(a, post, "/v1/auth/logout", signedIn, nothing, "logout", "End this session", a.logout)
