@@ -21,7 +21,6 @@ var Known = []Setting{
 	{"OUVIRA_NODE_DATABASE_URL", "The control database, as the role `ouvira_node`."},
 	{"OUVIRA_NODE_ID", "Stable name of this process, by which it keeps its share of connections across restarts. Default: the machine's name and the port."},
 	{"OUVIRA_CONNECTION_SHARE", "The most (0 to 1) of every tenant server's connection budget that this process leases. Default: 1 for a node, 0.1 for a worker, 0.02 for the API."},
-	{"OUVIRA_WORKER_LONG_OPERATIONS", "How many operations that may take long (moves, say) a worker runs besides. A move takes up to three connections of the worker's share at each of two servers."},
 	{"OUVIRA_WORKER_OPERATIONS", "How many operations (a tenant being made, say) a worker runs at once. Each takes up to three connections of the worker's share of a server."},
 	{"OUVIRA_WORKER_LONG_OPERATIONS", "How many of those that may take hours (a backup, a move, a deletion) a worker runs at once besides."},
 	{"OUVIRA_DATA_KEY_FILE", "The data plane's private key (opens tenant credentials) and sealing keys. Data plane only."},
