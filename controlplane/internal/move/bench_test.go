@@ -23,7 +23,13 @@ func BenchmarkMoveVersusDumpRestore(b *testing.B) {
 	const records, rounds = 100_000, 3
 	w := newWorld(b, tenantServer(b, testdb.System, "a"), tenantServer(b, testdb.System, "b"), move.Options{Budget: patient})
 	tenant := w.tenant(b, "acme")
-	w.fill(b, tenant, records)
+	w.fill(b, tenant, 500)
+	_, err := testdb.Connect(b, w.login(b, tenant)).Exec(b.Context(), `
+		INSERT INTO ledger.activity_logs (user_display, entity_type, action, new_values)
+		SELECT 'Ada', 'company', 'create', jsonb_build_object('n', n, 'text', repeat('x', n % 200)) FROM generate_series(1, $1) n`, records)
+	if err != nil {
+		b.Fatal(err)
+	}
 	other := map[string]string{"a": "b", "b": "a"}
 	var op uuid.UUID
 	moved := func() {
