@@ -81,6 +81,16 @@ var table = append([]measurement{
 		bound: "A tenant is more than a database: role, grants, marker, owner, keys and a fence between the steps, each of them a commit that survives a kill.",
 	},
 	{
+		name: "move-pause",
+		what: "how long writes wait while a tenant with 100,000 records moves to another server", reference: "`pg_dump | pg_restore` of the same database, for all of which they would wait",
+		pkg: controlplane + "internal/move", benchmark: "BenchmarkMoveVersusDumpRestore/pause", unit: seconds, target: 0.5, atMost: true,
+	},
+	{
+		name: "move",
+		what: "the whole move of such a tenant, comparisons included", reference: "`pg_dump | pg_restore` of the same database",
+		pkg: controlplane + "internal/move", benchmark: "BenchmarkMoveVersusDumpRestore/total", unit: seconds,
+	},
+	{
 		name: "memory-known-tenant",
 		what: "heap per known tenant on a node, 10,000 known, none warm", reference: "1 KiB",
 		pkg: dataplane + "internal/directory", benchmark: "BenchmarkMemoryPerKnownTenant", unit: bytesEach, target: 1, atMost: true,

@@ -37,7 +37,6 @@ func (w *world) fill(t testing.TB, tenant uuid.UUID, rows int) {
 // the route names, and keeps a journal of what was acknowledged.
 type writer struct {
 	acked []string
-	late  []string // acknowledged by the source after it was fenced
 	mu    sync.Mutex
 	stop  func()
 }

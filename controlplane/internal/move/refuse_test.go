@@ -2,6 +2,7 @@ package move_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -87,7 +88,7 @@ func TestMovesAreRefused(t *testing.T) {
 	} {
 		c.prepare()
 		_, err := w.ask(t, c.tenant, c.to)
-		refused, ok := err.(*fault.Error) //nolint:errorlint // it is returned as it is
+		refused, ok := errors.AsType[*fault.Error](err)
 		if !ok || refused.EffectiveCode() != code && (len(refused.Fields) == 0 || refused.Fields[0].Code != code) {
 			t.Errorf("%s: %v", code, err)
 		}

@@ -94,7 +94,7 @@ func dropSlots(ctx context.Context, db pg.Querier, source *tenantdb.Work, d tena
 	if err != nil {
 		return err
 	}
-	ours := fmt.Sprintf("database = $1 AND (slot_name = $2 OR slot_name ~ '^pg_[0-9]+_sync_[0-9]+_%d$')", uint64(system)) //nolint:gosec // Postgres writes it without a sign
+	ours := fmt.Sprintf("database = $1 AND (slot_name = $2 OR slot_name ~ '^pg_[0-9]+_sync_[0-9]+_%d$')", uint64(system)) // Postgres writes it without a sign
 	ctx, cancel := context.WithTimeout(ctx, slotTimeout)
 	defer cancel()
 	for {
