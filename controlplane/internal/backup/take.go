@@ -22,10 +22,10 @@ import (
 	"github.com/ouvira/ouvira/shared/failpoint"
 )
 
-// Inside of Take.
+// Inside of Take, whatever the operation is.
 const (
-	failpointStored   = "backup/stored"   // the archive is there, and nobody counts it
-	failpointVerified = "backup/verified" // likewise, and it has been read back
+	failpointStored   = "take/stored"   // the archive is there, and nobody counts it
+	failpointVerified = "take/verified" // likewise, and it has been read back
 )
 
 // Take takes a backup of the database for the run's operation, at most one: called
