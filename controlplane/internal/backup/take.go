@@ -134,7 +134,7 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 	m.DumpMajor, m.TakenAt = programs.Major, time.Now().UTC().Truncate(time.Second)
 	err = w.WithEnv(ctx, d.Name(), migrations.OwnerRole, func(env []string) error {
 		return s.put(ctx, object, m, func(out io.Writer) error {
-			if err := programs.Dump(ctx, env, snapshot, out); err != nil {
+			if err := programs.Dump(ctx, env, snapshot, serversSchema, out); err != nil {
 				return fmt.Errorf("dump the database: %w", err)
 			}
 			return nil
@@ -145,6 +145,11 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 	}
 	return s.putManifest(ctx, object, m)
 }
+
+// serversSchema is what a tenant's database has from its server: functions that
+// subscribe, which belong to the superuser who prepared it. Where the database is
+// restored, that server's are there already.
+const serversSchema = "ouvira_move"
 
 // put seals what write writes, and notes the sizes and checksums.
 func (s *Service) put(ctx context.Context, object string, m *Manifest, write func(io.Writer) error) error {

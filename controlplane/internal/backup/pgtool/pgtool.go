@@ -77,13 +77,12 @@ func inspect(ctx context.Context, dir string) (Programs, error) {
 }
 
 // Dump writes the database that env leads to in pg_dump's custom format, as the
-// exported snapshot shows it ("": as it is).
-func (p Programs) Dump(ctx context.Context, env []string, snapshot string, out io.Writer) error {
-	args := []string{"--format=custom", "--no-unlogged-table-data", "--no-publications", "--no-subscriptions", "--lock-wait-timeout=60000"}
-	if snapshot != "" {
-		args = append(args, "--snapshot="+snapshot)
-	}
-	return p.run(ctx, "pg_dump", args, env, nil, out)
+// exported snapshot shows it, without one schema.
+func (p Programs) Dump(ctx context.Context, env []string, snapshot, without string, out io.Writer) error {
+	return p.run(ctx, "pg_dump", []string{
+		"--format=custom", "--no-unlogged-table-data", "--no-publications", "--no-subscriptions", "--lock-wait-timeout=60000",
+		"--snapshot=" + snapshot, "--exclude-schema=" + without,
+	}, env, nil, out)
 }
 
 // Contents reads the table of contents of a dump. It may leave the rest unread.
