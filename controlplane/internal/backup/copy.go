@@ -77,7 +77,9 @@ func Failpoints(kind string) []string {
 }
 
 // failpointAfter is "restore/load" for the step "load" of "tenant.restore".
-func failpointAfter(kind, step string) string { return strings.TrimPrefix(kind, "tenant.") + "/" + step }
+func failpointAfter(kind, step string) string {
+	return strings.TrimPrefix(kind, "tenant.") + "/" + step
+}
 
 // Step implements operation.Attempt.
 func (a *copyAttempt) Step(ctx context.Context, name string) error {

@@ -161,7 +161,8 @@ func (s *Service) put(ctx context.Context, object string, m *Manifest, write fun
 		if err != nil {
 			return err
 		}
-		if written = write(io.MultiWriter(sealed, &inside)); written != nil {
+		written = write(io.MultiWriter(sealed, &inside))
+		if written != nil {
 			return written
 		}
 		return sealed.Close()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,13 +64,9 @@ func (v *vault) last(t *testing.T, want string) {
 	t.Helper()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, asked := range v.asked {
-		if asked == want {
-			v.asked = nil
-			return
-		}
+	if !slices.Contains(v.asked, want) {
+		t.Errorf("nobody asked %q: %q", want, v.asked)
 	}
-	t.Errorf("nobody asked %q: %q", want, v.asked)
 	v.asked = nil
 }
 

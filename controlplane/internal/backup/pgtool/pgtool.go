@@ -64,7 +64,7 @@ func inspect(ctx context.Context, dir string) (Programs, error) {
 	if _, err := os.Stat(filepath.Join(dir, "pg_restore")); err != nil {
 		return Programs{}, err
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "pg_dump"), "--version").Output()
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "pg_dump"), "--version").Output() //nolint:gosec // one of the machine's own programs
 	if err != nil {
 		return Programs{}, err
 	}
@@ -121,7 +121,7 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %v: %s", e.Program, e.C
 func (e *Error) Unwrap() error { return e.Cause }
 
 func (p Programs) run(ctx context.Context, program string, args, env []string, in io.Reader, out io.Writer) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(p.Dir, program), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(p.Dir, program), args...) //nolint:gosec // likewise
 	cmd.Env = append([]string{"LC_ALL=C", "PATH=" + os.Getenv("PATH"), "PGPASSFILE=" + os.DevNull}, env...)
 	cmd.Stdin, cmd.Stdout = in, out
 	said := &tail{}
