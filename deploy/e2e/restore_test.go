@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,4 +101,115 @@ func shell(t *testing.T, name string, args ...string) {
 	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", filepath.Base(name), err, out)
 	}
+}
+
+// A tenant is put back to an earlier state by its operator, while another on the same
+// server writes on: what came after the backup is gone, tokens of before count no
+// more, the audit tells of the restore and verifies, and the neighbour has lost nothing
+// and heard of nothing. A sandbox of it is a tenant of its own whose audit verifies too.
+func TestRel18ATenantIsRestoredWhileOthersWrite(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t, stack.Options{Env: map[string]map[string]string{
+		stack.DataNode(0): {"OUVIRA_AUDIT_SEAL_EVERY": "1s"}, stack.DataNode(1): {"OUVIRA_AUDIT_SEAL_EVERY": "1s"},
+	}})
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	acme, globex := demo(s, "acme").login(t, s, 0), demo(s, "globex").login(t, s, 1)
+	company := func(name string) map[string]string { return map[string]string{"name": name} }
+	must(t, acme.Want(t.Context(), http.StatusCreated, http.MethodPost, "/company", company("Before the backup"), nil))
+	untilVerified(t, acme, "")
+	finished(t, s, operator, "/v1/tenants/acme/backup", nil)
+	var backups struct {
+		Items []struct {
+			ID string `json:"id"`
+		} `json:"items"`
+	}
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodGet, "/v1/tenants/acme/backups", nil, &backups))
+	must(t, acme.Want(t.Context(), http.StatusCreated, http.MethodPost, "/company", company("After the backup"), nil))
+	untilVerified(t, acme, "")
+
+	stop, written := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { written <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := globex.Want(context.Background(), http.StatusCreated, http.MethodPost, "/company", company(fmt.Sprintf("Written %d", n)), nil); err != nil {
+				t.Errorf("the neighbour: %v", err)
+				return
+			}
+			n++
+		}
+	}()
+	finished(t, s, operator, "/v1/tenants/acme/restore", map[string]string{"backup_id": backups.Items[0].ID})
+	close(stop)
+	n := <-written
+
+	must(t, acme.Want(t.Context(), http.StatusUnauthorized, http.MethodGet, "/account/me", nil, nil))
+	acme = demo(s, "acme").login(t, s, 0)
+	inside, _ := tenantDatabase(t, s, "acme")
+	if names := column[string](t, inside, "SELECT name FROM public.companies WHERE name LIKE '%the backup' ORDER BY 1"); len(names) != 1 || names[0] != "Before the backup" {
+		t.Errorf("the restored tenant has %q", names)
+	}
+	untilVerified(t, acme, "RESTORE")
+	neighbour, _ := tenantDatabase(t, s, "globex")
+	if found := column[int64](t, neighbour, "SELECT count(*) FROM public.companies WHERE name LIKE 'Written %'")[0]; found != int64(n) || n == 0 {
+		t.Errorf("of the neighbour's %d writes %d are there", n, found)
+	}
+	untilVerified(t, globex, "")
+
+	finished(t, s, operator, "/v1/tenants/acme/clone", map[string]any{"slug": "acme-sandbox", "sandbox": true})
+	sandbox := demo(s, "acme")
+	sandbox.slug = "acme-sandbox"
+	untilVerified(t, sandbox.login(t, s, 1), "COPY")
+	var report struct {
+		Findings []any `json:"findings"`
+	}
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodGet, "/v1/reconcile", nil, &report))
+	if len(report.Findings) != 0 {
+		t.Errorf("the doctor finds %v", report.Findings)
+	}
+}
+
+// finished asks for an operation and waits until it has succeeded.
+func finished(t *testing.T, s *stack.Stack, operator stack.API, path string, body any) {
+	t.Helper()
+	var begun struct {
+		Operation struct {
+			ID string `json:"id"`
+		} `json:"operation"`
+	}
+	must(t, operator.Want(t.Context(), http.StatusAccepted, http.MethodPost, path, body, &begun))
+	eventually(t, recovery, func() (bool, string) {
+		is := column[string](t, s.Demo().Postgres.Control, "SELECT status || ' ' || COALESCE(error::text, '') FROM control.operations WHERE id = $1", begun.Operation.ID)
+		return strings.HasPrefix(is[0], "succeeded"), path + ": " + is[0]
+	})
+}
+
+// untilVerified waits until all of a tenant's audit is sealed, tells of the event ("":
+// of none in particular), and verifies.
+func untilVerified(t *testing.T, tenant stack.API, event string) {
+	t.Helper()
+	var audit struct {
+		Valid     bool `json:"valid"`
+		KeptBatch int  `json:"kept_batch"`
+		Events    []struct {
+			Detail struct {
+				Event string `json:"event"`
+			} `json:"detail"`
+		} `json:"events"`
+		Problems []any `json:"problems"`
+	}
+	eventually(t, 30*time.Second, func() (bool, string) {
+		must(t, tenant.Want(t.Context(), http.StatusOK, http.MethodGet, "/audit/verify", nil, &audit))
+		told := event == ""
+		for _, e := range audit.Events {
+			told = told || e.Detail.Event == event
+		}
+		return audit.Valid && audit.KeptBatch > 0 && told, fmt.Sprintf("the audit does not verify, or tells of no %s: %+v", event, audit)
+	})
 }

@@ -63,12 +63,13 @@ COMMENT ON COLUMN control.restores.recorded_at IS 'When the restore was written 
 
 -- Databases that were replaced: fenced, kept for a while, then dropped.
 CREATE TABLE control.retired_databases (
-    tenant_id   uuid NOT NULL CONSTRAINT retired_databases_tenant_id_fkey REFERENCES control.tenants (id),
-    incarnation integer NOT NULL,
-    server_id   uuid NOT NULL CONSTRAINT retired_databases_server_id_fkey REFERENCES control.servers (id),
-    retired_at  timestamptz NOT NULL DEFAULT now(),
-    drop_at     timestamptz NOT NULL,
-    dropped_at  timestamptz,
+    tenant_id     uuid NOT NULL CONSTRAINT retired_databases_tenant_id_fkey REFERENCES control.tenants (id),
+    incarnation   integer NOT NULL,
+    server_id     uuid NOT NULL CONSTRAINT retired_databases_server_id_fkey REFERENCES control.servers (id),
+    database_name text NOT NULL,
+    retired_at    timestamptz NOT NULL DEFAULT now(),
+    drop_at       timestamptz NOT NULL,
+    dropped_at    timestamptz,
     CONSTRAINT retired_databases_pkey PRIMARY KEY (tenant_id, incarnation)
 );
 CREATE INDEX retired_databases_drop_at_idx ON control.retired_databases (drop_at) WHERE dropped_at IS NULL;

@@ -44,7 +44,7 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 		p.process(commandServe, "Answer the API and the jobs page"),
 		p.process(commandWorker, "Work the operations and jobs of the fleet"),
 		p.process(commandAll, "serve and worker in one process"),
-		p.migrate(), p.keys(), p.openapi(), p.configTable(), p.healthcheck(), p.version(),
+		p.migrate(), p.keys(), p.archive(), p.openapi(), p.configTable(), p.healthcheck(), p.version(),
 	)
 	root.SetArgs(args)
 	root.SetOut(out)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,21 +59,27 @@ type copiedTenant struct {
 	maxConnections int
 }
 
-// Failpoints are the names at which a failpoint build can be stopped: after the work
-// of each step of each kind of operation, and inside of taking a backup.
-func Failpoints() []string {
-	points := []string{failpointStored, failpointVerified}
-	for kind, steps := range map[string][]string{
-		KindTake: {StepDump}, KindExport: {StepDump}, KindRestore: replaceSteps(), KindCopy: copySteps(), KindClone: copySteps(), KindImport: copySteps(),
-	} {
-		for _, step := range steps {
-			points = append(points, failpointAfter(kind, step))
-		}
+// Failpoints are the names at which a failpoint build can be stopped in operations of
+// the kind: after the work of each step. Those inside of Take come first.
+func Failpoints(kind string) []string {
+	var points []string
+	steps := copySteps()
+	switch kind {
+	case KindTake, KindExport:
+		points, steps = []string{failpointStored, failpointVerified}, []string{StepDump}
+	case KindRestore:
+		steps = replaceSteps()
+	}
+	for _, step := range steps {
+		points = append(points, failpointAfter(kind, step))
 	}
 	return points
 }
 
-func failpointAfter(kind, step string) string { return kind + "/" + step }
+// failpointAfter is "restore/load" for the step "load" of "tenant.restore".
+func failpointAfter(kind, step string) string {
+	return strings.TrimPrefix(kind, "tenant.") + "/" + step
+}
 
 // Step implements operation.Attempt.
 func (a *copyAttempt) Step(ctx context.Context, name string) error {

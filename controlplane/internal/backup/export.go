@@ -105,21 +105,21 @@ func (e *Exported) tar(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("encode the audit's checkpoint: %w", err)
 	}
-	sums := ""
+	var sums strings.Builder
 	for _, f := range []struct {
 		name string
 		text []byte
 	}{{fileManifest, manifest}, {fileAudit, checkpoint}} {
 		d := newDigest()
 		_, _ = d.Write(f.text)
-		sums += d.sum() + "  " + f.name + "\n"
+		sums.WriteString(d.sum() + "  " + f.name + "\n")
 	}
-	sums += m.DumpSHA256 + "  " + fileDump + "\n"
+	sums.WriteString(m.DumpSHA256 + "  " + fileDump + "\n")
 	archive := tar.NewWriter(out)
 	for _, f := range []struct {
 		name string
 		text []byte
-	}{{fileManifest, manifest}, {fileAudit, checkpoint}, {fileSums, []byte(sums)}} {
+	}{{fileManifest, manifest}, {fileAudit, checkpoint}, {fileSums, []byte(sums.String())}} {
 		if err := header(archive, f.name, int64(len(f.text)), m.TakenAt); err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
@@ -27,9 +28,7 @@ import (
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
-var tenantServers controltest.TenantServers
-
-func TestMain(m *testing.M) { testdb.Main(m, tenantServers.Close) }
+func TestMain(m *testing.M) { fleettest.Main(m) }
 
 // world is one control plane with a tenant server and a storage of backups.
 type world struct {
@@ -42,7 +41,7 @@ type world struct {
 	handlers map[string]operation.Handler
 	runner   *operation.Runner
 	files    string // of the storage
-	pg       *controltest.TenantServer
+	pg       *fleettest.Prepared
 	admin    *pgx.Conn // superuser on the tenant server
 	log      *slog.Logger
 }
@@ -60,7 +59,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.files = filepath.Join(t.TempDir(), "backups")
 	w.furnish(t, operation.NewStore(w.Pool, unwoken{}))
-	w.pg = tenantServers.Get(t, testdb.System, "a")
+	w.pg = fleettest.TenantServer(t, testdb.System)
 	w.admin = testdb.Connect(t, w.pg.URL())
 	_, err := w.servers.Add(t.Context(), server.New{
 		Name: "a", URL: w.pg.ProvisionerURL, Capacity: server.Capacity{Databases: 100, Connections: 100},

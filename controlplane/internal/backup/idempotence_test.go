@@ -10,50 +10,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 )
 
-// spy runs the real steps and lets a test stand between them.
-type spy struct {
-	operation.Handler
-
-	before, after func(ctx context.Context, step string) error
-	twice         bool
-}
-
-func (s *spy) Begin(run *operation.Run) operation.Attempt {
-	return &spyAttempt{Attempt: s.Handler.Begin(run), spy: s}
-}
-
-type spyAttempt struct {
-	operation.Attempt
-
-	spy *spy
-}
-
-func (a *spyAttempt) Step(ctx context.Context, name string) error {
-	if a.spy.before != nil {
-		if err := a.spy.before(ctx, name); err != nil {
-			return err
-		}
-	}
-	if a.spy.twice {
-		if err := a.Attempt.Step(ctx, name); err != nil {
-			return err
-		}
-	}
-	if err := a.Attempt.Step(ctx, name); err != nil {
-		return err
-	}
-	if a.spy.after != nil {
-		return a.spy.after(ctx, name)
-	}
-	return nil
-}
-
 // spied runs one kind of operations under a spy.
-func (w *world) spied(kind string, s *spy) *operation.Runner {
+func (w *world) spied(kind string, s *fleettest.Spy) *operation.Runner {
 	s.Handler = w.handlers[kind]
 	return operation.NewRunner(w.store, "spied", w.log, map[string]operation.Handler{kind: s})
 }
@@ -141,7 +104,7 @@ func TestEachStepTwice(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			is := begin(t, "twice-"+strings.ReplaceAll(kind[7:], "_", "-"))
-			if err := w.spied(kind, &spy{twice: true}).Run(t.Context(), is.op); err != nil {
+			if err := w.spied(kind, &fleettest.Spy{Twice: true}).Run(t.Context(), is.op); err != nil {
 				t.Fatal(err)
 			}
 			w.mustRun(t, is.op)
@@ -160,7 +123,7 @@ func TestDiesAfterEachStep(t *testing.T) {
 			t.Parallel()
 			is := begin(t, "dies-"+strings.ReplaceAll(kind[7:], "_", "-"))
 			seen := map[string]bool{}
-			dying := w.spied(kind, &spy{after: func(_ context.Context, name string) error {
+			dying := w.spied(kind, &fleettest.Spy{After: func(_ context.Context, name string) error {
 				if seen[name] {
 					return nil
 				}
@@ -217,12 +180,12 @@ func TestFailsAtEachStep(t *testing.T) {
 				if kind == backup.KindClone {
 					d = tenantdb.Database{Tenant: *w.get(t, op).TenantID, Incarnation: 1}
 				}
-				failing := w.spied(kind, &spy{after: func(_ context.Context, name string) error {
+				failing := w.spied(kind, &fleettest.Spy{After: func(_ context.Context, name string) error {
 					if name == at && name != names[len(names)-1] {
 						return operation.Fail("unlucky", "It had no luck.", "Try again.")
 					}
 					return nil
-				}, before: func(_ context.Context, name string) error {
+				}, Before: func(_ context.Context, name string) error {
 					if name == at && name == names[len(names)-1] {
 						return operation.Fail("unlucky", "It had no luck.", "Try again.")
 					}
@@ -262,7 +225,7 @@ func TestAStalledRunChangesNothing(t *testing.T) {
 				t.Parallel()
 				is := begin(t, "stall-"+strings.ReplaceAll(kind[7:], "_", "-")+"-"+step)
 				asleep, wake := make(chan struct{}), make(chan struct{})
-				stalled := w.spied(kind, &spy{before: func(_ context.Context, name string) error {
+				stalled := w.spied(kind, &fleettest.Spy{Before: func(_ context.Context, name string) error {
 					if name == step {
 						close(asleep)
 						<-wake

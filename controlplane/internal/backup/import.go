@@ -114,7 +114,7 @@ func (s *Service) receive(ctx context.Context, id uuid.UUID, object string, arch
 	m.BackupID, m.Reason = id, ReasonImport
 	err = s.put(ctx, object, &m, func(out io.Writer) error {
 		d := newDigest()
-		if _, err := io.Copy(io.MultiWriter(out, &d), files); err != nil {
+		if _, err := io.Copy(io.MultiWriter(out, &d), files); err != nil { //nolint:gosec // nothing is decompressed
 			return damaged("it breaks off").Because(err)
 		}
 		if d.sum() != want {
@@ -165,7 +165,7 @@ func readManifest(small map[string][]byte) (Manifest, error) {
 	if err != nil {
 		return m, err
 	}
-	if m.Format > manifestFormat || m.SchemaVersion > int64(latest) { //nolint:gosec // a version fits
+	if m.Format > manifestFormat || m.SchemaVersion > int64(latest) {
 		return m, fault.Invalid(fmt.Sprintf("The archive is of a newer release (schema version %d; this release has %d). Import it with that release, or a later one.", m.SchemaVersion, latest)).
 			Code("archive_too_new")
 	}

@@ -137,21 +137,22 @@ func (a *replaceAttempt) own(ctx context.Context) error {
 }
 
 // locked reads which incarnation serves, with the tenant's row locked.
-func (a *replaceAttempt) locked(ctx context.Context, tx pgx.Tx) (incarnation int, status string, err error) {
+func (a *replaceAttempt) locked(ctx context.Context, tx pgx.Tx) (incarnation int, err error) {
+	var status string
 	err = tx.QueryRow(ctx, "SELECT incarnation, status FROM control.tenants WHERE id = $1 FOR UPDATE", a.d.Tenant).Scan(&incarnation, &status)
 	if err != nil {
-		return 0, "", fmt.Errorf("lock the tenant: %w", err)
+		return 0, fmt.Errorf("lock the tenant: %w", err)
 	}
 	if incarnation != a.old.Incarnation && incarnation != a.d.Incarnation || status != "active" && status != "suspended" {
-		return 0, "", operation.Fail("tenant_changed", "The tenant is "+status+", or its database is not the one that was to be replaced.", "Look at its operations, then restore anew.")
+		return 0, operation.Fail("tenant_changed", "The tenant is "+status+", or its database is not the one that was to be replaced.", "Look at its operations, then restore anew.")
 	}
-	return incarnation, status, nil
+	return incarnation, nil
 }
 
 // fence lets requests wait, and shuts everybody out of the old database.
 func (a *replaceAttempt) fence(ctx context.Context) error {
 	err := a.run.InTx(ctx, func(tx pgx.Tx) error {
-		incarnation, _, err := a.locked(ctx, tx)
+		incarnation, err := a.locked(ctx, tx)
 		if err != nil || incarnation == a.d.Incarnation {
 			return err
 		}
@@ -167,12 +168,11 @@ func (a *replaceAttempt) fence(ctx context.Context) error {
 }
 
 // flip is one transaction: the route leads to the new database, tokens of before do
-// not count, and the old database is to be dropped some day.
+// not count, and the old database is to be dropped some day. The fence of a suspended
+// tenant is put where the tenant is then, by whoever looks after fences.
 func (a *replaceAttempt) flip(ctx context.Context) error {
-	suspended := false
-	err := a.run.InTx(ctx, func(tx pgx.Tx) error {
-		incarnation, status, err := a.locked(ctx, tx)
-		suspended = status == "suspended"
+	return a.run.InTx(ctx, func(tx pgx.Tx) error {
+		incarnation, err := a.locked(ctx, tx)
 		if err != nil || incarnation == a.d.Incarnation {
 			return err
 		}
@@ -190,8 +190,9 @@ func (a *replaceAttempt) flip(ctx context.Context) error {
 			return fmt.Errorf("put the database in place: %w", operation.ErrFenced)
 		}
 		_, err = tx.Exec(ctx, `
-			INSERT INTO control.retired_databases (tenant_id, incarnation, server_id, drop_at) VALUES ($1, $2, $3, now() + $4::interval)`,
-			a.old.Tenant, a.old.Incarnation, a.server, keepReplaced)
+			INSERT INTO control.retired_databases (tenant_id, incarnation, server_id, database_name, drop_at)
+			VALUES ($1, $2, $3, $4, now() + $5::interval)`,
+			a.old.Tenant, a.old.Incarnation, a.server, a.old.Name(), keepReplaced)
 		if err != nil {
 			return fmt.Errorf("retire the old database: %w", err)
 		}
@@ -201,10 +202,6 @@ func (a *replaceAttempt) flip(ctx context.Context) error {
 		}
 		return publish(ctx, tx, a.d.Tenant)
 	})
-	if err != nil || !suspended {
-		return err
-	}
-	return a.work.Fence(ctx, a.d) // as the role of every suspended tenant
 }
 
 // Undo implements operation.Attempt: the old database serves as before, and of the new

@@ -22,10 +22,10 @@ import (
 	"github.com/ouvira/ouvira/shared/failpoint"
 )
 
-// Inside of Take.
+// Inside of Take, whatever the operation is.
 const (
-	failpointStored   = "backup/stored"   // the archive is there, and nobody counts it
-	failpointVerified = "backup/verified" // likewise, and it has been read back
+	failpointStored   = "take/stored"   // the archive is there, and nobody counts it
+	failpointVerified = "take/verified" // likewise, and it has been read back
 )
 
 // Take takes a backup of the database for the run's operation, at most one: called
@@ -134,7 +134,7 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 	m.DumpMajor, m.TakenAt = programs.Major, time.Now().UTC().Truncate(time.Second)
 	err = w.WithEnv(ctx, d.Name(), migrations.OwnerRole, func(env []string) error {
 		return s.put(ctx, object, m, func(out io.Writer) error {
-			if err := programs.Dump(ctx, env, snapshot, out); err != nil {
+			if err := programs.Dump(ctx, env, snapshot, serversSchema, out); err != nil {
 				return fmt.Errorf("dump the database: %w", err)
 			}
 			return nil
@@ -146,6 +146,11 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 	return s.putManifest(ctx, object, m)
 }
 
+// serversSchema is what a tenant's database has from its server: functions that
+// subscribe, which belong to the superuser who prepared it. Where the database is
+// restored, that server's are there already.
+const serversSchema = "ouvira_move"
+
 // put seals what write writes, and notes the sizes and checksums.
 func (s *Service) put(ctx context.Context, object string, m *Manifest, write func(io.Writer) error) error {
 	var written error
@@ -156,7 +161,8 @@ func (s *Service) put(ctx context.Context, object string, m *Manifest, write fun
 		if err != nil {
 			return err
 		}
-		if written = write(io.MultiWriter(sealed, &inside)); written != nil {
+		written = write(io.MultiWriter(sealed, &inside))
+		if written != nil {
 			return written
 		}
 		return sealed.Close()

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
+	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
 	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
@@ -78,6 +80,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Provision: provisioning,
 		Moves:     move.NewService(db, operations, servers, w.keys.Public, quiet, move.Options{}),
 		Reconcile: reconcile.NewService(db, servers, quiet),
+		Backups:   backup.NewService(db, operations, servers, w.keys.Public, w.keys.Control, backup.Options{Store: storedIn(t), Tenants: tenants, Log: quiet}),
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
 	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations)
@@ -95,6 +98,16 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	t.Cleanup(s.Close)
 	w.url = s.URL
 	return w
+}
+
+// storedIn is a storage of backups of the test's own.
+func storedIn(t *testing.T) storage.Store {
+	t.Helper()
+	store, err := storage.Open("file://" + t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
 }
 
 func (w *world) cli() *audit.Actor {

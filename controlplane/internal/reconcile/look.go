@@ -87,6 +87,9 @@ func (s *Service) tenants(ctx context.Context, id uuid.UUID) ([]tenant, error) {
 		UNION ALL
 		SELECT w.id, CASE WHEN w.status = 'ready' THEN 'warm' ELSE 'warming' END, 1, w.database_name, w.schema_version, w.max_connections, false
 		FROM control.warm_databases w WHERE w.server_id = $1
+		UNION ALL
+		SELECT r.tenant_id, 'retired', r.incarnation, r.database_name, 0, 0, true
+		FROM control.retired_databases r WHERE r.server_id = $1 AND r.dropped_at IS NULL
 		ORDER BY 1`, id, KindRepair)
 	if err != nil {
 		return nil, fmt.Errorf("read the tenants of a server: %w", err)

@@ -59,6 +59,11 @@ func newAuditing(s settings, log *slog.Logger, registry *prometheus.Registry, ro
 		control.Close()
 		return nil, err
 	}
+	routes.Subscribe(func(e directory.Event) {
+		if e.Old != nil && e.New != nil && e.Old.Incarnation != e.New.Incarnation {
+			worker.Replaced(e.New.TenantID)
+		}
+	})
 	return &auditing{worker, heads, control}, nil
 }
 

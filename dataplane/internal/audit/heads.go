@@ -40,3 +40,22 @@ func (c *ControlHeads) Advance(ctx context.Context, tenant uuid.UUID, seen, next
 	}
 	return stored, nil
 }
+
+// PendingRestore implements Heads.
+func (c *ControlHeads) PendingRestore(ctx context.Context, tenant uuid.UUID, incarnation int) (uuid.UUID, error) {
+	var backup uuid.NullUUID
+	if err := c.db.QueryRow(ctx, "SELECT node.pending_restore($1, $2)", tenant, incarnation).Scan(&backup); err != nil {
+		return uuid.Nil, fmt.Errorf("ask for a restore that an audit does not tell of yet: %w", err)
+	}
+	return backup.UUID, nil
+}
+
+// RestoreRecorded implements Heads.
+func (c *ControlHeads) RestoreRecorded(ctx context.Context, tenant uuid.UUID, incarnation int) error {
+	rows, err := c.db.Query(ctx, "SELECT node.restore_recorded($1, $2)", tenant, incarnation)
+	if err != nil {
+		return fmt.Errorf("tell that an audit tells of its restore: %w", err)
+	}
+	rows.Close()
+	return rows.Err()
+}

@@ -178,6 +178,11 @@ type Heads interface {
 	// Advance puts next in the place of seen. false: that one is not the latest
 	// any more.
 	Advance(ctx context.Context, tenant uuid.UUID, seen, next Head) (bool, error)
+	// PendingRestore is the backup that the control plane has put in place as this
+	// incarnation, if that is not written into the chain yet; uuid.Nil: none.
+	PendingRestore(ctx context.Context, tenant uuid.UUID, incarnation int) (backup uuid.UUID, err error)
+	// RestoreRecorded says that it is written.
+	RestoreRecorded(ctx context.Context, tenant uuid.UUID, incarnation int) error
 }
 
 // Sealer seals what has been written to the logs. It holds no state.
@@ -213,6 +218,13 @@ func (l link) asHead() Head {
 // Errors: ErrForked; 55P03 (lock_not_available) when writers did not pause,
 // try again later; what else a database says.
 func (s *Sealer) Seal(ctx context.Context, t Tenant) (rows int, err error) {
+	err = s.recordRestore(ctx, t)
+	if errors.Is(err, errRaced) {
+		return 0, nil // the other one goes on
+	}
+	if err != nil {
+		return 0, err
+	}
 	kept, err := s.latest(ctx, t)
 	if err != nil {
 		return 0, err
@@ -368,10 +380,24 @@ func (s *Sealer) append(ctx context.Context, db Conn, t Tenant, last *link, batc
 	return nil
 }
 
+// recordRestore writes into the chain, once, what the control plane says that it has
+// put in place. Nobody else's word counts: whoever has only the tenant's server cannot
+// have an earlier state taken for a restore.
+func (s *Sealer) recordRestore(ctx context.Context, t Tenant) error {
+	backup, err := s.heads.PendingRestore(ctx, t.Route.TenantID, t.Route.Incarnation)
+	if err != nil || backup == uuid.Nil {
+		return err
+	}
+	if err := s.Restored(ctx, t, fmt.Sprintf("backup %s as incarnation %d", backup, t.Route.Incarnation)); err != nil {
+		return err
+	}
+	return s.heads.RestoreRecorded(ctx, t.Route.TenantID, t.Route.Incarnation)
+}
+
 // Restored writes into the chain that an earlier state of the database was put
-// in place: a signed event that names the head it leaves behind. It must be
-// called after a restore, before the tenant is served again; without it the
-// chain is forked, and verifying says so. detail tells why and from what.
+// in place: a signed event that names the head it leaves behind. Without it the
+// chain is forked, and verifying says so. detail tells why and from what; a chain
+// that says it already is left as it is.
 //
 // Errors: ErrForked when the database is no earlier state of this chain.
 func (s *Sealer) Restored(ctx context.Context, t Tenant, detail string) error {
@@ -387,6 +413,15 @@ func (s *Sealer) Restored(ctx context.Context, t Tenant, detail string) error {
 	err = t.Do(ctx, func(db Conn) error {
 		if last, err = lastLink(ctx, db); err != nil {
 			return err
+		}
+		var said bool // by one that did not live to tell of its head
+		err := db.QueryRow(ctx, "SELECT EXISTS (SELECT FROM ledger.seals WHERE kind = 'event' AND detail::jsonb ->> 'event' = $1 AND detail::jsonb ->> 'detail' = $2)",
+			EventRestore, detail).Scan(&said)
+		if err != nil {
+			return fmt.Errorf("read the events of an audit: %w", err)
+		}
+		if said {
+			return nil
 		}
 		// Whatever was kept of the part that has been restored must be in it.
 		for _, head := range kept {

@@ -253,6 +253,12 @@ type awayHeads struct{}
 
 func (awayHeads) Kept(context.Context, uuid.UUID) ([]audit.Head, error) { return nil, nil }
 
+func (awayHeads) PendingRestore(context.Context, uuid.UUID, int) (uuid.UUID, error) {
+	return uuid.Nil, nil
+}
+
+func (awayHeads) RestoreRecorded(context.Context, uuid.UUID, int) error { return errors.New("away") }
+
 func (awayHeads) Advance(context.Context, uuid.UUID, audit.Head, audit.Head) (bool, error) {
 	return false, errors.New("away")
 }
@@ -401,6 +407,12 @@ type forgetful struct{}
 
 func (*forgetful) Kept(context.Context, uuid.UUID) ([]audit.Head, error) { return nil, nil }
 
+func (*forgetful) PendingRestore(context.Context, uuid.UUID, int) (uuid.UUID, error) {
+	return uuid.Nil, nil
+}
+
+func (*forgetful) RestoreRecorded(context.Context, uuid.UUID, int) error { return nil }
+
 func (*forgetful) Advance(context.Context, uuid.UUID, audit.Head, audit.Head) (bool, error) {
 	return true, nil
 }
@@ -486,12 +498,19 @@ func TestARestoreIsASignedEvent(t *testing.T) {
 	if _, err := s.sealer.Seal(t.Context(), of(s.A, a)); !errors.Is(err, audit.ErrForked) {
 		t.Fatalf("it is sealed all the same: %v", err)
 	}
-	must(t, s.sealer.Restored(t.Context(), of(s.A, a), "backup of yesterday"))
+	// The control plane says that it has restored; a node that died after it had
+	// written that down left the rest to the next.
+	backup := s.restoredAs(t, s.A)
+	lost := audit.NewSealer(untold{s.heads}, signerOf(t, s)).WithBatches(smallBatch)
+	if _, err := lost.Seal(t.Context(), of(s.A, a)); !errors.Is(err, errUntold) {
+		t.Fatalf("the node that is lost: %v", err)
+	}
 	write(t, a, 1, 0)
 	s.seal(t, s.A, a, 2)
+	s.seal(t, s.A, a, 0)
 	r := s.verify(t, s.A, a)
 	wantValid(t, r, 3, 5, 0)
-	if len(r.Events) != 1 || r.Events[0].Batch != 4 || !strings.Contains(string(r.Events[0].Detail), `"left_batch":3`) || !strings.Contains(string(r.Events[0].Detail), "backup of yesterday") {
+	if len(r.Events) != 1 || r.Events[0].Batch != 4 || !strings.Contains(string(r.Events[0].Detail), `"left_batch":3`) || !strings.Contains(string(r.Events[0].Detail), "backup "+backup.String()+" as incarnation 1") {
 		t.Errorf("events: %+v", r.Events)
 	}
 	// The head of a day before, from the part that was left behind, is no
@@ -512,6 +531,35 @@ func TestARestoreIsASignedEvent(t *testing.T) {
 	if err := s.sealer.Restored(t.Context(), of(s.A, a), "x"); !errors.Is(err, audit.ErrForked) {
 		t.Errorf("a forgery was accepted as a restore: %v", err)
 	}
+}
+
+// restoredAs writes what the control plane does when it has put a backup in place.
+func (s *sealing) restoredAs(t *testing.T, tenant tenanttest.Tenant) (backup uuid.UUID) {
+	t.Helper()
+	backup = uuid.Must(uuid.NewV7())
+	operation := uuid.Must(uuid.NewV7())
+	control := testdb.Connect(t, s.control)
+	for _, statement := range []struct {
+		sql  string
+		args []any
+	}{
+		{"INSERT INTO control.operations (id, kind, tenant_id, created_by) VALUES ($1, 'tenant.restore', $2, 'test')", []any{operation, tenant.ID}},
+		{"INSERT INTO control.backups (id, tenant_id, reason, object, incarnation) VALUES ($1::uuid, $2, 'manual', $1::text, 1)", []any{backup, tenant.ID}},
+		{"INSERT INTO control.restores (tenant_id, incarnation, operation_id, backup_id) VALUES ($1, $2, $3, $4)", []any{tenant.ID, tenant.Route.Incarnation, operation, backup}},
+	} {
+		_, err := control.Exec(t.Context(), statement.sql, statement.args...)
+		must(t, err)
+	}
+	return backup
+}
+
+// untold are heads of a node that dies before it has told of the last.
+type untold struct{ audit.Heads }
+
+var errUntold = errors.New("the node is gone")
+
+func (untold) Advance(context.Context, uuid.UUID, audit.Head, audit.Head) (bool, error) {
+	return false, errUntold
 }
 
 // A copy that becomes another tenant keeps the chain, and says from where.

@@ -111,6 +111,10 @@ func (w *Worker) Served(tenant uuid.UUID) {
 	}
 }
 
+// Replaced notes that the tenant's database is another one now: its chain has to say
+// so before anybody can rely on it. It does not block.
+func (w *Worker) Replaced(tenant uuid.UUID) { w.again(tenant, 0) }
+
 // Run seals until ctx ends; after it has returned, nothing is under way.
 func (w *Worker) Run(ctx context.Context) {
 	var visits sync.WaitGroup

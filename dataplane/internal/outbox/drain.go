@@ -107,7 +107,7 @@ func (d *Drainer) deliver(ctx context.Context, r *route.Route, company string, r
 	case err != nil:
 		// Its lease will end; then a mail goes out again, and an SMS is unknown.
 		d.options.Log.ErrorContext(ctx, "what became of a message could not be written down", append(attributes, "error", err)...)
-	case failure == nil:
+	case failure == nil, failure == errSunk:
 		d.options.Log.DebugContext(ctx, "message sent", attributes...)
 	default:
 		d.options.Log.WarnContext(ctx, "message not sent", attributes...)
@@ -119,6 +119,13 @@ func (d *Drainer) deliver(ctx context.Context, r *route.Route, company string, r
 // errNotOurs says that somebody else has the message by now.
 var errNotOurs = &Failure{Reason: "another node has it"}
 
+// errSunk says that the message ends here: what a sandbox writes to people, who are
+// those of the tenant that it is a copy of, must not reach them.
+var errSunk = &Failure{Outcome: sunk, Reason: "not sent: this workspace is a sandbox"}
+
+// sunk counts as sent.
+const sunk Outcome = "sent"
+
 // send returns nil if the message has left.
 func (d *Drainer) send(ctx context.Context, r *route.Route, company string, row *dbsqlc.ClaimRow) *Failure {
 	m := Message{Channel: Channel(row.Channel), To: row.Recipient, Template: Template(row.Template), Language: row.Language, UserID: row.UserID}
@@ -127,6 +134,9 @@ func (d *Drainer) send(ctx context.Context, r *route.Route, company string, row 
 		return &Failure{Outcome: Unknown, Reason: "the node that was sending it stopped before it heard the answer"}
 	case row.Expired:
 		return &Failure{Outcome: Dead, Reason: "it could not be sent before its code expired"}
+	}
+	if r.Settings.Sandbox {
+		return errSunk
 	}
 	var err error
 	if m.Values, err = Open(d.options.Key, r.TenantID, m, row.PayloadSealed); err != nil {

@@ -64,7 +64,7 @@ func inspect(ctx context.Context, dir string) (Programs, error) {
 	if _, err := os.Stat(filepath.Join(dir, "pg_restore")); err != nil {
 		return Programs{}, err
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "pg_dump"), "--version").Output()
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "pg_dump"), "--version").Output() //nolint:gosec // one of the machine's own programs
 	if err != nil {
 		return Programs{}, err
 	}
@@ -77,13 +77,12 @@ func inspect(ctx context.Context, dir string) (Programs, error) {
 }
 
 // Dump writes the database that env leads to in pg_dump's custom format, as the
-// exported snapshot shows it ("": as it is).
-func (p Programs) Dump(ctx context.Context, env []string, snapshot string, out io.Writer) error {
-	args := []string{"--format=custom", "--no-unlogged-table-data", "--no-publications", "--no-subscriptions", "--lock-wait-timeout=60000"}
-	if snapshot != "" {
-		args = append(args, "--snapshot="+snapshot)
-	}
-	return p.run(ctx, "pg_dump", args, env, nil, out)
+// exported snapshot shows it, without one schema.
+func (p Programs) Dump(ctx context.Context, env []string, snapshot, without string, out io.Writer) error {
+	return p.run(ctx, "pg_dump", []string{
+		"--format=custom", "--no-unlogged-table-data", "--no-publications", "--no-subscriptions", "--lock-wait-timeout=60000",
+		"--snapshot=" + snapshot, "--exclude-schema=" + without,
+	}, env, nil, out)
 }
 
 // Contents reads the table of contents of a dump. It may leave the rest unread.
@@ -122,7 +121,7 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %v: %s", e.Program, e.C
 func (e *Error) Unwrap() error { return e.Cause }
 
 func (p Programs) run(ctx context.Context, program string, args, env []string, in io.Reader, out io.Writer) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(p.Dir, program), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(p.Dir, program), args...) //nolint:gosec // likewise
 	cmd.Env = append([]string{"LC_ALL=C", "PATH=" + os.Getenv("PATH"), "PGPASSFILE=" + os.DevNull}, env...)
 	cmd.Stdin, cmd.Stdout = in, out
 	said := &tail{}

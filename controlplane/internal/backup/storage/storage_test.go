@@ -79,7 +79,7 @@ func TestWhatIsStoredIsReadAgain(t *testing.T) {
 			}
 			large := make([]byte, 40<<20) // three parts
 			for i := range large {
-				large[i] = byte(rand.Uint32()) //nolint:gosec // any bytes will do
+				large[i] = byte(rand.Uint32())
 			}
 			put(t, s, "tenants/a/2.age", large)
 			put(t, s, "tenants/a/1.age", []byte("one"))
