@@ -194,7 +194,7 @@ func (s *Service) List(ctx context.Context, tenantID uuid.UUID, cursor string, l
 			return nil, "", fault.Invalid("The cursor is not one of this list. Begin again without it.").Because(err)
 		}
 	}
-	rows, err := s.q.ListPayments(ctx, s.DB, dbsqlc.ListPaymentsParams{TenantID: tenantID, Before: before, Most: int32(limit) + 1}) //nolint:gosec // a page
+	rows, err := s.q.ListPayments(ctx, s.DB, dbsqlc.ListPaymentsParams{TenantID: tenantID, Before: before, Most: int32(limit) + 1})
 	if err != nil {
 		return nil, "", fmt.Errorf("list the payments: %w", err)
 	}

@@ -62,7 +62,7 @@ func planOf(r dbsqlc.ControlPlan) (Plan, error) {
 		MaxStorageMB: r.MaxStorageMb, MaxUsers: r.MaxUsers, OverQuota: OverQuota(r.OverQuota),
 		GraceDays: r.GraceDays, LapseAction: LapseAction(r.LapseAction),
 		RetentionDays: r.RetentionDays,
-		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		CreatedAt:     r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	if err := json.Unmarshal(r.Limits, &p.Limits); err != nil {
 		return Plan{}, fmt.Errorf("decode the limits of plan %s: %w", r.Code, err)

@@ -29,9 +29,9 @@ import (
 
 // How often servers are looked at, and how long what was seen is kept.
 const (
-	Every     = 15 * time.Minute
-	KeepHours = 14 * 24 * time.Hour
-	KeepDays  = 400 * 24 * time.Hour
+	Every      = 15 * time.Minute
+	KeepHourly = 14 * 24 * time.Hour
+	KeepDaily  = 400 * 24 * time.Hour
 	// keepReports is longer than any process tries to send a report again.
 	keepReports = 7 * 24 * time.Hour
 )
@@ -170,8 +170,8 @@ func (s *Service) RollUp(ctx context.Context) error {
 		return fmt.Errorf("add hours up to days: %w", err)
 	}
 	err := errors.Join(
-		s.q.ForgetHours(ctx, s.DB, now.Add(-KeepHours)),
-		s.q.ForgetDays(ctx, s.DB, date(today.Add(-KeepDays))),
+		s.q.ForgetHours(ctx, s.DB, now.Add(-KeepHourly)),
+		s.q.ForgetDays(ctx, s.DB, date(today.Add(-KeepDaily))),
 		s.q.ForgetReports(ctx, s.DB, now.Add(-keepReports)),
 	)
 	if err != nil {

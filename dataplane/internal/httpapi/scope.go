@@ -88,7 +88,7 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			return
 		}
 		if to := s.elsewhere(r, found); to != "" {
-			w.Header()["Cache-Control"] = noStore // the tenant may choose otherwise
+			w.Header()["Cache-Control"] = noStore                 // the tenant may choose otherwise
 			http.Redirect(w, r, to, http.StatusPermanentRedirect) //nolint:gosec // the host is the tenant's own, as it is stored
 			return
 		}

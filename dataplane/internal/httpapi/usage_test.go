@@ -16,6 +16,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/testdb"
 )
 
 // usageLedger keeps what is reported to the control database.
@@ -90,4 +91,27 @@ func TestAQuotaOfUsers(t *testing.T) {
 	expect(t, "the neighbour", register(hostOf(n.B)), 201)
 	n.Table.Change(n.A.ID, func(r *route.Route) { r.Settings.Limits[route.QuotaUsers] = 5 })
 	expect(t, "a larger plan", register(hostOf(n.A)), 201)
+}
+
+// The last place is not given out twice: who makes a user waits for others who do.
+func TestTheLastPlaceOfAQuota(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.Table.Change(n.A.ID, func(r *route.Route) { r.Settings.Limits[route.QuotaUsers] = 2 })
+	other := testdb.Connect(t, n.A.AdminURL)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := other.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("BEGIN")
+	exec("INSERT INTO public.users (username, full_name, email) VALUES ('other', 'Other', 'other@example.com')")
+	answered := make(chan answer, 1)
+	go func() {
+		answered <- n.ask(t, http.MethodPost, hostOf(n.A), "/account/register", object{"full_name": "Jane", "email": "jane@example.com", "password": "a long enough password"})
+	}()
+	n.lineUp(t, n.A, 1)
+	exec("COMMIT")
+	expect(t, "the second of two", <-answered, 403, "user_quota")
 }
