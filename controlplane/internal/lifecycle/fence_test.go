@@ -230,10 +230,7 @@ func TestASuspensionDuringAResumptionWins(t *testing.T) {
 		go func() { _, err := w.tenants.Resume(context.Background(), ada, id); resumed <- err }()
 		w.held(t, id)
 		go func() { _, err := w.tenants.Suspend(context.Background(), ada, id, "again"); suspended <- err }()
-		superuser := testdb.Connect(t, w.SuperuserURL)
-		until(t, "the suspension to wait for the row", func() bool {
-			return fleettest.One[int](t, superuser, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") > 0
-		})
+		w.waits(t)
 		release()
 		if err := <-resumed; err != nil {
 			t.Errorf("the resumption: %v", err)
@@ -243,6 +240,39 @@ func TestASuspensionDuringAResumptionWins(t *testing.T) {
 		}
 		w.settle(t)
 		w.fenced(t, id, "suspended")
+	})
+}
+
+// A resumption waits for the fence that is just being put on: had it been served in
+// between, the fence would shut out a tenant that is active.
+func TestAResumptionWaitsForTheFence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testdb.System)
+	id := w.Tenant(t, "acme")
+	w.suspend(t, id)
+	op := w.latest(t, id)
+	release := w.hold(t, id)
+	fenced, resumed := make(chan error, 1), make(chan error, 1)
+	go func() { fenced <- w.runner.Run(context.Background(), op) }()
+	w.held(t, id)
+	go func() { _, err := w.tenants.Resume(context.Background(), ada, id); resumed <- err }()
+	w.waits(t)
+	release()
+	for _, ended := range []chan error{fenced, resumed} {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	w.settle(t)
+	w.served(t, id)
+}
+
+// waits waits until somebody waits for a row of the control database.
+func (w *world) waits(t *testing.T) {
+	t.Helper()
+	superuser := testdb.Connect(t, w.SuperuserURL)
+	until(t, "somebody who waits for the row", func() bool {
+		return fleettest.One[int](t, superuser, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") > 0
 	})
 }
 
