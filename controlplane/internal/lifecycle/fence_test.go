@@ -263,6 +263,9 @@ func TestAResumptionWaitsForTheFence(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if o := w.Get(t, op); o.Status != operation.Succeeded {
+		t.Errorf("the fence was disturbed: %s %+v", o.Status, o.Error)
+	}
 	w.settle(t)
 	w.served(t, id)
 }
@@ -272,7 +275,7 @@ func (w *world) waits(t *testing.T) {
 	t.Helper()
 	superuser := testdb.Connect(t, w.SuperuserURL)
 	until(t, "somebody who waits for the row", func() bool {
-		return fleettest.One[int](t, superuser, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") > 0
+		return fleettest.One[int](t, superuser, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%control.tenants%'") > 0
 	})
 }
 
