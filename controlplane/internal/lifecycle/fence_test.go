@@ -297,9 +297,12 @@ func TestAStalledResumptionChangesNothing(t *testing.T) {
 		if n := fleettest.One[int](t, superuser, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"); n == 0 {
 			t.Fatal("nobody holds the row")
 		}
-		if err := w.life.Sweep(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		until(t, "the row to be free and the fence to be asked for", func() bool {
+			if err := w.life.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.operations WHERE status = 'queued'") == 1
+		})
 		fenced := make(chan struct{})
 		go func() { defer close(fenced); w.settle(t) }()
 		if err := <-resumed; err == nil {
