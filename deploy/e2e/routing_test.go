@@ -3,11 +3,16 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/ouvira/ouvira/deploy/stack"
+	"github.com/ouvira/ouvira/shared/route"
+	"github.com/ouvira/ouvira/shared/seal"
 )
 
 // polling is the promise for a route change when every notification is lost,
@@ -50,6 +55,7 @@ func TestSec06SuspensionArrivesWithTheListenerCut(t *testing.T) {
 	operator, err := s.OperatorAPI(t.Context())
 	must(t, err)
 	acme, globex := demo(s, "acme").login(t, s, 0), demo(s, "globex").login(t, s, 0)
+	refresh := refreshToken(t, s, "acme")
 
 	stop := cutListeners(t, s)
 	defer stop()
@@ -58,7 +64,7 @@ func TestSec06SuspensionArrivesWithTheListenerCut(t *testing.T) {
 		for node := range 2 {
 			eventually(t, polling, func() (bool, string) {
 				got := me(t, at(s, node, acme, "acme"))
-				return got == http.StatusForbidden, fmt.Sprintf("node %d answers the suspended tenant with %d", node, got)
+				return got == http.StatusForbidden && renew(t, s, node, refresh) == http.StatusForbidden, fmt.Sprintf("node %d answers the suspended tenant with %d", node, got)
 			})
 			if got := me(t, at(s, node, globex, "globex")); got != http.StatusOK {
 				t.Fatalf("node %d answers the other tenant with %d", node, got)
@@ -72,6 +78,106 @@ func TestSec06SuspensionArrivesWithTheListenerCut(t *testing.T) {
 			})
 		}
 	}
+}
+
+// refreshToken signs the demo tenant's owner in for one.
+func refreshToken(t *testing.T, s *stack.Stack, slug string) string {
+	t.Helper()
+	owner := demo(s, slug)
+	var session struct {
+		Tokens struct {
+			Refresh string `json:"refresh"`
+		} `json:"tokens"`
+	}
+	must(t, s.TenantAPI(0, slug).Want(t.Context(), http.StatusOK, http.MethodPost, "/auth/login",
+		map[string]string{"identifier": owner.email, "password": owner.password}, &session))
+	return session.Tokens.Refresh
+}
+
+// renew tells how a node of acme answers to the refresh token.
+func renew(t *testing.T, s *stack.Stack, node int, refresh string) int {
+	t.Helper()
+	answer, err := s.TenantAPI(node, "acme").Call(t.Context(), http.MethodPost, "/auth/token/refresh", map[string]string{"refresh": refresh})
+	if err != nil {
+		return 0
+	}
+	return answer.Status
+}
+
+// A node hears of nothing any more: its way to the control database stands still. It
+// goes on serving what it knows of, and a tenant that is suspended meanwhile is kept
+// from it by the fence: so is whoever has the role's own password. The neighbour is
+// served all the time.
+func TestSec06ADeafNodeIsKeptOutByTheFence(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t, stack.Options{})
+	const variable = "OUVIRA_NODE_DATABASE_URL"
+	node := stack.DataNode(0)
+	direct, err := url.Parse(s.Env(node)[variable])
+	must(t, err)
+	to := newNetwork(t, direct.Host)
+	behind := *direct
+	behind.Host = to.proxy.Listen
+	s.SetEnv(node, variable, behind.String())
+	must(t, s.Stop(node))
+	must(t, s.Start(t.Context(), node))
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	acme, globex := demo(s, "acme").login(t, s, 0), demo(s, "globex").login(t, s, 0)
+	address := roleAddress(t, s, "acme")
+	own := sql(t, address)
+
+	to.stall(t)
+	suspended := time.Now()
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodPost, "/v1/tenants/acme/suspend", map[string]string{"reason": "unpaid"}, nil))
+	eventually(t, healing+room, func() (bool, string) {
+		got := me(t, acme)
+		return got != http.StatusOK, fmt.Sprintf("the deaf node answers the suspended tenant with %d", got)
+	})
+	t.Logf("the deaf node stopped serving the tenant %v after the suspension was asked for", time.Since(suspended))
+	for range 10 {
+		if got := me(t, acme); got == http.StatusOK {
+			t.Fatal("the deaf node serves the suspended tenant again")
+		}
+		if got := me(t, globex); got != http.StatusOK {
+			t.Fatalf("the deaf node answers the neighbour with %d", got)
+		}
+	}
+	if _, err := own.Exec(t.Context(), "SELECT 1"); err == nil {
+		t.Error("a session of the role goes on")
+	}
+	if conn, err := pgx.Connect(t.Context(), address); err == nil {
+		_ = conn.Close(t.Context())
+		t.Error("the role's own password opens the database")
+	}
+
+	to.heal()
+	eventually(t, healing+room, func() (bool, string) {
+		got := me(t, acme)
+		return got == http.StatusForbidden, fmt.Sprintf("the node that hears again answers the suspended tenant with %d", got)
+	})
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodPost, "/v1/tenants/acme/resume", map[string]string{}, nil))
+	eventually(t, healing+room, func() (bool, string) {
+		got := me(t, acme)
+		return got == http.StatusOK, fmt.Sprintf("the node answers the resumed tenant with %d", got)
+	})
+}
+
+// roleAddress leads to the tenant's database with the password of its role, which a
+// node opens with its key.
+func roleAddress(t *testing.T, s *stack.Stack, slug string) string {
+	t.Helper()
+	key, err := seal.LoadDataKey(s.Env(stack.DataNode(0))["OUVIRA_DATA_KEY_FILE"])
+	must(t, err)
+	var id [16]byte
+	var incarnation int
+	var sealed []byte
+	conn := sql(t, s.Demo().Postgres.Control)
+	must(t, conn.QueryRow(t.Context(), "SELECT id, incarnation, credential FROM control.tenants WHERE slug = $1", slug).Scan(&id, &incarnation, &sealed))
+	password, err := key.Open(sealed, route.CredentialContext(id, incarnation))
+	must(t, err)
+	address, database := tenantDatabase(t, s, slug)
+	return inDatabase(t, address, database, url.UserPassword(database, string(password)))
 }
 
 // cutListeners terminates every backend that listens, again and again, until

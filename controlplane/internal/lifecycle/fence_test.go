@@ -230,10 +230,7 @@ func TestASuspensionDuringAResumptionWins(t *testing.T) {
 		go func() { _, err := w.tenants.Resume(context.Background(), ada, id); resumed <- err }()
 		w.held(t, id)
 		go func() { _, err := w.tenants.Suspend(context.Background(), ada, id, "again"); suspended <- err }()
-		superuser := testdb.Connect(t, w.SuperuserURL)
-		until(t, "the suspension to wait for the row", func() bool {
-			return fleettest.One[int](t, superuser, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") > 0
-		})
+		w.waits(t)
 		release()
 		if err := <-resumed; err != nil {
 			t.Errorf("the resumption: %v", err)
@@ -243,6 +240,42 @@ func TestASuspensionDuringAResumptionWins(t *testing.T) {
 		}
 		w.settle(t)
 		w.fenced(t, id, "suspended")
+	})
+}
+
+// A resumption waits for the fence that is just being put on: had it been served in
+// between, the fence would shut out a tenant that is active.
+func TestAResumptionWaitsForTheFence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testdb.System)
+	id := w.Tenant(t, "acme")
+	w.suspend(t, id)
+	op := w.latest(t, id)
+	release := w.hold(t, id)
+	fenced, resumed := make(chan error, 1), make(chan error, 1)
+	go func() { fenced <- w.runner.Run(context.Background(), op) }()
+	w.held(t, id)
+	go func() { _, err := w.tenants.Resume(context.Background(), ada, id); resumed <- err }()
+	w.waits(t)
+	release()
+	for _, ended := range []chan error{fenced, resumed} {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if o := w.Get(t, op); o.Status != operation.Succeeded {
+		t.Errorf("the fence was disturbed: %s %+v", o.Status, o.Error)
+	}
+	w.settle(t)
+	w.served(t, id)
+}
+
+// waits waits until somebody waits for a row of the control database.
+func (w *world) waits(t *testing.T) {
+	t.Helper()
+	superuser := testdb.Connect(t, w.SuperuserURL)
+	until(t, "somebody who waits for the row", func() bool {
+		return fleettest.One[int](t, superuser, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%control.tenants%'") > 0
 	})
 }
 
@@ -264,9 +297,12 @@ func TestAStalledResumptionChangesNothing(t *testing.T) {
 		if n := fleettest.One[int](t, superuser, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"); n == 0 {
 			t.Fatal("nobody holds the row")
 		}
-		if err := w.life.Sweep(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		until(t, "the row to be free and the fence to be asked for", func() bool {
+			if err := w.life.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.operations WHERE status = 'queued'") == 1
+		})
 		fenced := make(chan struct{})
 		go func() { defer close(fenced); w.settle(t) }()
 		if err := <-resumed; err == nil {

@@ -21,23 +21,23 @@ import (
 // passage is one operation on a tenant: what it begins with and how it ends.
 type passage struct {
 	kind  string
-	from  func(w *world, t *testing.T, slug string) uuid.UUID
-	start func(w *world, t *testing.T, id uuid.UUID) (op uuid.UUID)
-	ended func(w *world, t *testing.T, id uuid.UUID)
+	from  func(t *testing.T, w *world, slug string) uuid.UUID
+	start func(t *testing.T, w *world, id uuid.UUID) (op uuid.UUID)
+	ended func(t *testing.T, w *world, id uuid.UUID)
 }
 
 var passages = []passage{
 	{
 		kind:  lifecycle.KindFence,
-		from:  func(w *world, t *testing.T, slug string) uuid.UUID { return w.Tenant(t, slug) },
-		start: func(w *world, t *testing.T, id uuid.UUID) uuid.UUID { w.suspend(t, id); return w.latest(t, id) },
-		ended: func(w *world, t *testing.T, id uuid.UUID) { w.fenced(t, id, "suspended") },
+		from:  func(t *testing.T, w *world, slug string) uuid.UUID { return w.Tenant(t, slug) },
+		start: func(t *testing.T, w *world, id uuid.UUID) uuid.UUID { w.suspend(t, id); return w.latest(t, id) },
+		ended: func(t *testing.T, w *world, id uuid.UUID) { w.fenced(t, id, "suspended") },
 	},
 	{
 		kind:  lifecycle.KindDelete,
-		from:  func(w *world, t *testing.T, slug string) uuid.UUID { return w.Tenant(t, slug) },
-		start: (*world).delete,
-		ended: func(w *world, t *testing.T, id uuid.UUID) {
+		from:  func(t *testing.T, w *world, slug string) uuid.UUID { return w.Tenant(t, slug) },
+		start: func(t *testing.T, w *world, id uuid.UUID) uuid.UUID { return w.delete(t, id) },
+		ended: func(t *testing.T, w *world, id uuid.UUID) {
 			w.fenced(t, id, "deleted")
 			if r := w.row(t, id); r.Routed || r.Purge == nil || r.Before != "active" || !r.Kept {
 				t.Errorf("%+v", r)
@@ -47,30 +47,30 @@ var passages = []passage{
 	},
 	{
 		kind: lifecycle.KindUndelete,
-		from: (*world).deleted,
-		start: func(w *world, t *testing.T, id uuid.UUID) uuid.UUID {
+		from: func(t *testing.T, w *world, slug string) uuid.UUID { return w.deleted(t, slug) },
+		start: func(t *testing.T, w *world, id uuid.UUID) uuid.UUID {
 			op, err := w.tenants.Undelete(t.Context(), ada, id)
 			if err != nil {
 				t.Fatalf("undelete: %v", err)
 			}
 			return op
 		},
-		ended: func(w *world, t *testing.T, id uuid.UUID) {
+		ended: func(t *testing.T, w *world, id uuid.UUID) {
 			w.served(t, id)
 			w.told(t, id, "tenant.undeleted", "tenant.undeleted", 1)
 		},
 	},
 	{
 		kind: lifecycle.KindPurge,
-		from: (*world).deleted,
-		start: func(w *world, t *testing.T, id uuid.UUID) uuid.UUID {
+		from: func(t *testing.T, w *world, slug string) uuid.UUID { return w.deleted(t, slug) },
+		start: func(t *testing.T, w *world, id uuid.UUID) uuid.UUID {
 			op, err := w.tenants.Purge(t.Context(), ada, id, "")
 			if err != nil {
 				t.Fatalf("purge: %v", err)
 			}
 			return op
 		},
-		ended: (*world).purged,
+		ended: func(t *testing.T, w *world, id uuid.UUID) { w.purged(t, id) },
 	},
 }
 
@@ -123,9 +123,9 @@ func each(t *testing.T, test func(t *testing.T, w *world, p passage)) {
 func TestEachStepTwice(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world, p passage) {
-		id := p.from(w, t, "twice-"+p.kind[len("tenant."):])
-		w.MustRun(t, w.spied(&fleettest.Spy{Twice: true}), p.start(w, t, id))
-		p.ended(w, t, id)
+		id := p.from(t, w, "twice-"+p.kind[len("tenant."):])
+		w.MustRun(t, w.spied(&fleettest.Spy{Twice: true}), p.start(t, w, id))
+		p.ended(t, w, id)
 	})
 }
 
@@ -135,8 +135,8 @@ func TestDiesAfterEachStep(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world, p passage) {
 		for i, step := range lifecycle.Steps(p.kind) {
-			id := p.from(w, t, fmt.Sprintf("dies-%s-%d", p.kind[len("tenant."):], i))
-			op := p.start(w, t, id)
+			id := p.from(t, w, fmt.Sprintf("dies-%s-%d", p.kind[len("tenant."):], i))
+			op := p.start(t, w, id)
 			dying := w.spied(&fleettest.Spy{After: func(ctx context.Context, name string) error {
 				if name == step {
 					return fleettest.Die(ctx, name)
@@ -148,7 +148,7 @@ func TestDiesAfterEachStep(t *testing.T) {
 			}
 			w.Bury(t, op)
 			w.MustRun(t, w.runner, op)
-			p.ended(w, t, id)
+			p.ended(t, w, id)
 		}
 	})
 }
@@ -159,8 +159,8 @@ func TestStalledRunChangesNothing(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world, p passage) {
 		for i, step := range lifecycle.Steps(p.kind) {
-			id := p.from(w, t, fmt.Sprintf("stalls-%s-%d", p.kind[len("tenant."):], i))
-			op := p.start(w, t, id)
+			id := p.from(t, w, fmt.Sprintf("stalls-%s-%d", p.kind[len("tenant."):], i))
+			op := p.start(t, w, id)
 			asleep, wake := make(chan struct{}), make(chan struct{})
 			stalled := w.spied(&fleettest.Spy{Before: func(_ context.Context, name string) error {
 				if name == step {
@@ -181,7 +181,7 @@ func TestStalledRunChangesNothing(t *testing.T) {
 			if o := w.Get(t, op); o.Status != operation.Succeeded {
 				t.Errorf("%s: the operation is %s", step, o.Status)
 			}
-			p.ended(w, t, id)
+			p.ended(t, w, id)
 		}
 	})
 }

@@ -191,19 +191,16 @@ func (s *Service) may(ctx context.Context, tx pgx.Tx, locked dbsqlc.LockTenantRo
 // move starts from, if it is bound to some.
 func illegal(is Status, verb string, from ...Status) *fault.Error {
 	message := "The tenant is " + string(is) + " and cannot be " + verb
-	for i, want := range from {
-		switch {
-		case i == 0:
-			message += ": only a tenant that is "
-		case i == len(from)-1:
-			message += " or "
-		default:
-			message += ", "
+	if n := len(from); n > 0 {
+		names := make([]string, n)
+		for i, want := range from {
+			names[i] = string(want)
 		}
-		message += string(want)
-	}
-	if len(from) > 0 {
-		message += " can"
+		which := names[n-1]
+		if n > 1 {
+			which = strings.Join(names[:n-1], ", ") + " or " + which
+		}
+		message += ": only a tenant that is " + which + " can"
 	}
 	return fault.Conflict(message + ". Allowed now: " + allowed[is] + ".").Code("tenant_" + string(is))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ouvira/ouvira/dataplane/internal/outbox"
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
+	"github.com/ouvira/ouvira/shared/route"
 )
 
 func TestWhatIsWrittenLeavesOnceAndKeepsNothing(t *testing.T) {
@@ -75,6 +76,31 @@ func TestAnEmptyOutboxIsLeftAlone(t *testing.T) {
 	if looks := d.looks.Load(); looks > 4*mails+1 {
 		t.Errorf("%d mails and an empty outbox took %d looks", mails, looks)
 	}
+}
+
+// TestSec06 what waits in the outbox of a suspended tenant waits on, and leaves when
+// the tenant is served again; its neighbour's leaves meanwhile.
+func TestSec06TheOutboxOfASuspendedTenantWaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.Table.Change(w.A.ID, func(r *route.Route) { r.Status = route.StatusSuspended })
+	w.add(t, w.A, mailTo("a@acme.example"), smsTo("+491701234567"))
+	w.add(t, w.B, mailTo("b@globex.example"))
+	d := w.drainer(t, nil)
+	for range 3 {
+		d.Wake(w.A.ID)
+	}
+	d.Wake(w.B.ID)
+	untilStatus(t, w.B, "sent", 1)
+	d.stop() // sends what is due first
+	if sent, texts := w.email.all(), w.sms.all(); len(sent) != 1 || len(texts) != 0 {
+		t.Errorf("%d mails and %d SMS have left", len(sent), len(texts))
+	}
+	w.Table.Change(w.A.ID, func(r *route.Route) { r.Status = route.StatusActive })
+	d = w.drainer(t, nil)
+	d.Wake(w.A.ID)
+	untilStatus(t, w.A, "sent", 2)
+	d.stop()
 }
 
 func TestALaterAttemptWaitsAndIsTheSameMail(t *testing.T) {
