@@ -32,7 +32,7 @@ func Folders(ctx context.Context, getenv func(string) string, patterns []string,
 	var dirs []string
 	path := filepath.SplitList(getenv("PATH"))
 	if tool := lookIn(path, "pg_config"); tool != "" {
-		if out, err := exec.CommandContext(ctx, tool, "--bindir").Output(); err == nil {
+		if out, err := exec.CommandContext(ctx, tool, "--bindir").Output(); err == nil { //nolint:gosec // pg_config, as it was found in PATH
 			dirs = append(dirs, strings.TrimSpace(string(out)))
 		}
 	}
