@@ -22,6 +22,7 @@ var Known = []Setting{
 	{"OUVIRA_NODE_ID", "Stable name of this process, by which it keeps its share of connections across restarts. Default: the machine's name and the port."},
 	{"OUVIRA_CONNECTION_SHARE", "The most (0 to 1) of every tenant server's connection budget that this process leases. Default: 1 for a node, 0.1 for a worker, 0.02 for the API."},
 	{"OUVIRA_WORKER_OPERATIONS", "How many operations (a tenant being made, say) a worker runs at once. Each takes up to three connections of the worker's share of a server."},
+	{"OUVIRA_WORKER_LONG_OPERATIONS", "How many operations that may take long (backups, moves, restores) a worker runs at once besides. A move takes three connections at each of its two servers."},
 	{"OUVIRA_DATA_KEY_FILE", "The data plane's private key (opens tenant credentials) and sealing keys. Data plane only."},
 	{"OUVIRA_DATA_PUBLIC_KEY_FILE", "The data plane's public key, to which the control plane seals tenant credentials."},
 	{"OUVIRA_CONTROL_KEY_FILE", "The control plane's sealing keys. Control plane only."},

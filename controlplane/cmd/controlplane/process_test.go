@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/cli"
+	"github.com/ouvira/ouvira/shared/config"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/testdb"
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
@@ -392,5 +393,16 @@ func TestUnknownCommands(t *testing.T) {
 	err := errors.New("x")
 	if explained(err) != err || explained(nil) != nil {
 		t.Error("explained changes what it does not know")
+	}
+}
+
+// A setting that config does not know is refused as a typing error, and one
+// without a word about it helps nobody.
+func TestEverySettingIsKnown(t *testing.T) {
+	t.Parallel()
+	for line := range strings.Lines(config.Table[settings]()) {
+		if strings.HasSuffix(strings.TrimSpace(line), "|  |") {
+			t.Errorf("shared/config does not describe %s", line)
+		}
 	}
 }
