@@ -150,6 +150,8 @@ func TestRel03AMoveIsKilledAfterEveryStep(t *testing.T) {
 	b := newBalancer(t, s)
 	operator, err := s.OperatorAPI(t.Context())
 	must(t, err)
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodPatch, "/v1/plans/standard",
+		map[string]any{"limits": map[string]int{"signed_in_per_user": 1_000_000}}, nil))
 	loads := make([]*load, len(moveFailpoints))
 	for i := range moveFailpoints {
 		slug := fmt.Sprintf("killed-%d", i)

@@ -16,7 +16,6 @@ type Demo struct {
 	DataURLs   []string     `json:"data_urls"`
 	MailURL    string       `json:"mail_url"`
 	SMSURL     string       `json:"sms_url"`
-	DNSURL     string       `json:"dns_url"` // where customers' TXT records are set
 	BaseDomain string       `json:"base_domain"`
 	Operator   Operator     `json:"operator"`
 	Tenants    []DemoTenant `json:"tenants"`
@@ -58,7 +57,7 @@ func (s *Stack) demoPath() string { return filepath.Join(s.options.State, "demo.
 // Demo describes the stack as it is now.
 func (s *Stack) Demo() Demo {
 	d := Demo{
-		ControlURL: localURL(s.ports.Control), MailURL: localURL(s.ports.Mail), SMSURL: localURL(s.ports.SMS), DNSURL: localURL(s.ports.DNSRecords),
+		ControlURL: localURL(s.ports.Control), MailURL: localURL(s.ports.Mail), SMSURL: localURL(s.ports.SMS),
 		BaseDomain: baseDomain, Operator: s.secrets.Operator, Tenants: []DemoTenant{},
 		Postgres: DemoPostgres{
 			Control:    s.databases[PGControl].server.DatabaseURL(controlDatabase),
