@@ -91,6 +91,12 @@ var table = append([]measurement{
 		pkg: controlplane + "internal/move", benchmark: "BenchmarkMoveVersusDumpRestore/total", unit: seconds,
 	},
 	{
+		name: "signup-warm",
+		what: "from the code to being signed in, with a database that was kept ready, beyond what signing in takes", reference: "20 ms",
+		pkg: "github.com/ouvira/ouvira/deploy/e2e", benchmark: "BenchmarkSignUp/warm", unit: millis, target: 1, atMost: true,
+		bound: "Some eight commits on two servers, three new connections of some 10 ms each (two of the control plane, the node's first), and the notification between.",
+	},
+	{
 		name: "memory-known-tenant",
 		what: "heap per known tenant on a node, 10,000 known, none warm", reference: "1 KiB",
 		pkg: dataplane + "internal/directory", benchmark: "BenchmarkMemoryPerKnownTenant", unit: bytesEach, target: 1, atMost: true,

@@ -541,3 +541,31 @@ func TestInvariant07AWarmConnectionStaysWithItsTenant(t *testing.T) {
 		}
 	})
 }
+
+// One connection makes room for one who has none, however many others would like
+// a second: those who use theirs all the time keep them.
+func TestInvariant07NoMoreIsYieldedThanIsNeeded(t *testing.T) {
+	t.Parallel()
+	const tenants = 5
+	f := fakeServer(tenants)
+	var all []*pool
+	var held []*conn
+	for range tenants {
+		e := f.tenant(9)
+		all = append(all, e)
+		w := f.wait(t, e, 1)[0]
+		f.connect(t, e)
+		held = append(held, w.has(t))
+	}
+	for _, e := range all {
+		f.wait(t, e, 1) // a second one, which it could use
+	}
+	f.wait(t, f.tenant(9), 1) // has none
+	for _, c := range held {
+		c.made = time.Now().Add(-turnFor)
+		f.give(c, true)
+	}
+	if len(f.ending) != 1 {
+		t.Errorf("%d connections are closed for one", len(f.ending))
+	}
+}

@@ -110,10 +110,12 @@ func (s *server) short(more int) bool { return s.open-s.closing+more > s.limit }
 // tenant that keeps its connections busy would keep them for ever. next is who
 // waits in its own pool.
 func (s *server) yields(c *conn, next *waiter, now time.Time) bool {
-	if !s.short(s.wants[requests]) || s.wants[requests] == 0 {
+	switch {
+	case s.wants[requests] == 0, !s.canSpare(c.pool, s.round[0]):
 		return false
-	}
-	if !s.canSpare(c.pool, s.round[0]) {
+	case s.holds(s.round[0]) == 0 && !s.short(s.without): // what is being closed is enough
+		return false
+	case s.holds(s.round[0]) > 0 && (s.closing > 0 || !s.short(s.wants[requests])): // one by one: see makeRoom
 		return false
 	}
 	return next == nil || next.line == background || now.Sub(c.made) >= turnFor
