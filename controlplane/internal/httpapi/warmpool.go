@@ -3,8 +3,6 @@ package httpapi
 import (
 	"context"
 	"time"
-
-	"github.com/ouvira/ouvira/controlplane/internal/provision"
 )
 
 // WarmPool is how many databases are kept ready on a server for a plan.
@@ -25,12 +23,10 @@ func (a *api) listWarmPool(ctx context.Context, _ *struct{}) (*body[List[WarmPoo
 	}
 	items := make([]WarmPool, 0, len(targets))
 	for _, t := range targets {
-		items = append(items, warmPoolOf(t))
+		items = append(items, WarmPool(t))
 	}
 	return listed(items, ""), nil
 }
-
-func warmPoolOf(t provision.Target) WarmPool { return WarmPool(t) }
 
 type resizeWarmPoolInput struct {
 	Body struct {

@@ -170,7 +170,7 @@ func (a *warmAttempt) role(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = a.update(ctx, "SET credential = $2 WHERE id = $1 AND status = 'making'", credential.Sealed)
+	err = a.update(ctx, "UPDATE control.warm_databases SET credential = $2 WHERE id = $1 AND status = 'making'", credential.Sealed)
 	if err != nil {
 		return err
 	}
@@ -187,13 +187,13 @@ func (a *warmAttempt) ready(ctx context.Context) error {
 	if err := a.work.Admit(ctx, a.database); err != nil {
 		return err
 	}
-	return a.update(ctx, "SET status = 'ready', ready_at = now() WHERE id = $1 AND status = 'making' AND $2::bytea IS NULL", nil)
+	return a.update(ctx, "UPDATE control.warm_databases SET status = 'ready', ready_at = now() WHERE id = $1 AND status = 'making'")
 }
 
 // update changes the entry, fenced by the run.
-func (a *warmAttempt) update(ctx context.Context, set string, value []byte) error {
+func (a *warmAttempt) update(ctx context.Context, sql string, args ...any) error {
 	return a.run.InTx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "UPDATE control.warm_databases "+set, a.database.Tenant, value); err != nil {
+		if _, err := tx.Exec(ctx, sql, append([]any{a.database.Tenant}, args...)...); err != nil {
 			return fmt.Errorf("write the entry of the warm pool: %w", err)
 		}
 		return nil
