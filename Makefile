@@ -66,6 +66,8 @@ $(BIN)/local:
 
 ##@ Prove
 
+# Memory is cheaper than the time that collecting it takes.
+test: export GOGC ?= 400
 .PHONY: test
 test: $(TOOLBIN)/gotestsum ## Run every test against a Postgres of its own: the system's version and 18
 	@if [ -z "$(RACE)" ]; then echo "note: no C compiler found, so this run is without the race detector (apt-get install gcc libc6-dev)" >&2; fi

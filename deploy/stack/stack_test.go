@@ -56,7 +56,7 @@ func programs(t *testing.T) string {
 // is not for root.
 func state(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "ouvira-stack-test-")
+	dir, err := os.MkdirTemp("", "ouvira-stack-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

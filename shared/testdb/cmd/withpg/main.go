@@ -4,12 +4,14 @@
 //
 // The command finds the server's URL in OUVIRA_TEST_DATABASE_URL and, with -18,
 // the binaries of Postgres 18 in OUVIRA_TEST_PG18_BIN; with -on18 the server is
-// of that version instead of the system's. withpg ends with the
-// command's exit code, and the server with withpg. With -keep the server of a
-// failed run stays until Ctrl-C, to look at the databases of the failed tests.
+// of that version instead of the system's. Where memory has room, the server and
+// the command's temporary files lie there (TMPDIR). withpg ends with the command's
+// exit code, and the server with withpg. With -keep the server of a failed run
+// stays until Ctrl-C, to look at the databases of the failed tests.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -17,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -61,7 +64,18 @@ func run(arguments []string) (code int, err error) {
 	if *on18 {
 		bin = bin18
 	}
-	server, err := pgserver.Start(ctx, pgserver.Test(bin, nil))
+	options := pgserver.Test(bin, nil)
+	temporary, remove, err := inMemory()
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	if temporary != "" {
+		options.Dir = filepath.Join(temporary, "postgres")
+		// What Go builds is large and stays where it was.
+		environment = append(environment, "GOTMPDIR="+cmp.Or(os.Getenv("GOTMPDIR"), os.TempDir()), "TMPDIR="+temporary)
+	}
+	server, err := pgserver.Start(ctx, options)
 	if err != nil {
 		return 1, err
 	}
