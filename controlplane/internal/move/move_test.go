@@ -50,7 +50,12 @@ func (w *world) write(t *testing.T, tenant uuid.UUID) *writer {
 		working.Go(func() {
 			var conn *pgx.Conn
 			at := ""
+			// A steady client: one that asks as fast as it can, also while the
+			// database is closed, takes the machine from the move.
+			pace := time.NewTicker(10 * time.Millisecond)
+			defer pace.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
+				<-pace.C
 				if address := w.login(t, tenant); conn == nil || conn.IsClosed() || address != at {
 					if conn != nil {
 						_ = conn.Close(context.Background())
