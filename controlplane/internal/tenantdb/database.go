@@ -158,6 +158,13 @@ func (w *Work) Stamp(ctx context.Context, d Database) error {
 
 // Admit lets the tenant's role into its database, which comes last of all.
 func (w *Work) Admit(ctx context.Context, d Database) error {
+	if w.inside != nil && w.where == d {
+		// One out of the warm pool is in: that spares it a connection.
+		var in bool
+		if err := w.inside.Scan(ctx, []any{&in}, "SELECT has_database_privilege($1::text::name, $1::text, 'CONNECT')", d.Name()); err != nil || in {
+			return err
+		}
+	}
 	admin, err := w.Admin(ctx)
 	if err != nil {
 		return err

@@ -67,6 +67,7 @@ type Work struct {
 	admin  *Session // in database postgres, as the provisioner
 	inside *Session // in a tenant's database, as the owner
 	where  Database // … which
+	fenced bool     // sessions of earlier runs are ended
 }
 
 // On prepares work on a server; nothing is contacted yet. run is nil for what is
@@ -91,34 +92,46 @@ func (w *Work) Check(ctx context.Context) error {
 	return w.run.Check(ctx)
 }
 
-// Admin opens the connection in database postgres, once. Its first act is the
-// fence of the operation: sessions of earlier runs are ended; only then is the
-// epoch checked again, so a run that was overtaken while it slept finds out before
-// it acts, and one that acts was not overtaken.
+// Admin opens the connection in database postgres, once.
 func (w *Work) Admin(ctx context.Context) (*Session, error) {
 	if w.admin != nil && !w.admin.conn.IsClosed() {
 		return w.admin, nil
 	}
 	w.admin = nil
-	if err := w.Open(ctx); err != nil {
-		return nil, err
-	}
-	admin, err := w.connect(ctx, server.Target{})
+	admin, err := w.enter(ctx, server.Target{})
 	if err != nil {
 		return nil, err
 	}
-	if w.run != nil {
-		err = errors.Join(admin.evict(ctx, w.run, w.run.Epoch), w.Check(ctx))
-	}
-	if err == nil {
-		err = admin.Exec(ctx, "SET lock_timeout = '2s'")
-	}
-	if err != nil {
+	if err := admin.Exec(ctx, "SET lock_timeout = '2s'"); err != nil {
 		admin.close()
 		return nil, err
 	}
 	w.admin = admin
 	return admin, nil
+}
+
+// enter opens a connection as the provisioner. The first act of the first one is
+// the fence of the operation: sessions of earlier runs are ended; only then is the
+// epoch checked again, so a run that was overtaken while it slept finds out before
+// it acts, and one that acts was not overtaken. What connects later need only be
+// of a run that still has the epoch: an earlier one asks the same before it acts.
+func (w *Work) enter(ctx context.Context, t server.Target) (*Session, error) {
+	if err := w.Open(ctx); err != nil {
+		return nil, err
+	}
+	s, err := w.connect(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if w.run != nil && !w.fenced {
+		err = s.evict(ctx, w.run, w.run.Epoch)
+	}
+	if err := errors.Join(err, w.Check(ctx)); err != nil {
+		s.close()
+		return nil, err
+	}
+	w.fenced = true
+	return s, nil
 }
 
 // Open takes the places for the connections out of this process's share, once.
@@ -137,14 +150,12 @@ func (w *Work) Inside(ctx context.Context, d Database) (*Session, error) {
 		return w.inside, nil
 	}
 	w.CloseInside()
-	if _, err := w.Admin(ctx); err != nil {
-		return nil, err
-	}
-	inside, err := w.connect(ctx, server.Target{Database: d.Name(), Role: migrations.OwnerRole})
+	inside, err := w.enter(ctx, server.Target{Database: d.Name()})
 	if err != nil {
 		return nil, err
 	}
-	if err := w.Check(ctx); err != nil {
+	// The owner may end nobody's session, so it is the last that one becomes.
+	if err := inside.Exec(ctx, "SET ROLE "+pgx.Identifier{migrations.OwnerRole}.Sanitize()); err != nil {
 		inside.close()
 		return nil, err
 	}
