@@ -154,12 +154,15 @@ func (s *Service) ended(ctx context.Context) (map[string]tenantdb.Database, erro
 	return ended, nil
 }
 
-// moved are the names of what moves are bringing to the server, and of what they
-// have left there and is kept for a while: they are the moves' business.
+// moved are the names of what moves and restores are bringing to the server, and of
+// what moves have left there and is kept for a while: they are those operations'
+// business.
 func (s *Service) moved(ctx context.Context, id uuid.UUID) ([]string, error) {
 	rows, err := s.db.Query(ctx, `
 		SELECT tenant_id, target_incarnation FROM control.moves WHERE target_id = $1 AND switched_at IS NULL AND aborted_at IS NULL
-		UNION SELECT tenant_id, source_incarnation FROM control.moves WHERE source_id = $1 AND switched_at IS NOT NULL AND dropped_at IS NULL`, id)
+		UNION SELECT tenant_id, source_incarnation FROM control.moves WHERE source_id = $1 AND switched_at IS NOT NULL AND dropped_at IS NULL
+		UNION SELECT r.tenant_id, r.incarnation FROM control.restores r JOIN control.tenants t ON t.id = r.tenant_id
+		      JOIN control.operations o ON o.id = r.operation_id AND o.status IN ('queued', 'running') WHERE t.server_id = $1`, id)
 	if err != nil {
 		return nil, fmt.Errorf("read the moves of a server: %w", err)
 	}
