@@ -38,7 +38,7 @@ func (c *comparison) find(code string, severity Severity, t *tenant, object, mes
 	if t != nil {
 		id := t.ID
 		f.TenantID = &id
-		f.Repairable = t.Status == "active" && slices.Contains(repairable, code)
+		f.Repairable = t.Status == "active" && slices.Contains(repairable, code) || t.fenced() && code == codeFenceMissing
 	}
 	c.findings = append(c.findings, f)
 }
@@ -161,12 +161,12 @@ func (c *comparison) fence(t *tenant, r role) {
 		return
 	case t.fenced():
 		if r.CanLogin || r.Limit != 0 || member {
-			c.find("fence_missing", SeverityError, t, name, "The tenant is "+t.Status+", and its role is not fenced: a node that hears of nothing could serve it on.",
+			c.find(codeFenceMissing, SeverityError, t, name, "The tenant is "+t.Status+", and its role is not fenced: a node that hears of nothing could serve it on.",
 				"REVOKE "+migrations.AppRole+" FROM "+name+", then ALTER ROLE "+name+" NOLOGIN CONNECTION LIMIT 0, then end its sessions.")
 		}
 		return
 	case !r.CanLogin && r.Limit == 0 && !member:
-		c.find("fence_left", SeverityError, t, name, "The tenant is active, and its role is fenced: it cannot be served.",
+		c.find(codeFenceLeft, SeverityError, t, name, "The tenant is active, and its role is fenced: it cannot be served.",
 			fmt.Sprintf("GRANT %s TO %s, then ALTER ROLE %s LOGIN CONNECTION LIMIT %d.", migrations.AppRole, name, name, t.MaxConnections))
 		return
 	}

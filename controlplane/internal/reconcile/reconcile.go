@@ -54,12 +54,14 @@ const (
 	codeMembershipForeign = "membership_foreign"
 	codeDirty             = "schema_dirty"
 	codeVersion           = "schema_version"
+	codeFenceMissing      = "fence_missing"
+	codeFenceLeft         = "fence_left"
 )
 
 // repairable are those of a tenant that is served.
 var repairable = []string{
 	codeClosed, codePublic, codeConnectMissing, codeConnectForeign, codeNoLogin, codeRoleLimit, codeRoleSettings,
-	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion,
+	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion, codeFenceLeft,
 }
 
 // Report is what one look found.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
@@ -35,6 +36,7 @@ type fleet struct {
 	control   controltest.Control
 	reconcile *reconcile.Service
 	repairer  *reconcile.Repairer
+	life      *lifecycle.Service
 	runner    *operation.Runner
 	store     *operation.Store
 	a, b      uuid.UUID
@@ -49,7 +51,8 @@ func newFleet(t *testing.T, version string) *fleet {
 	store := operation.NewStore(f.control.Pool, asleep{})
 	rooms := provision.NewService(f.control.Pool, store, servers, keys.Public, keys.Control, log, provision.Options{})
 	f.reconcile = reconcile.NewService(f.control.Pool, servers, log)
-	f.repairer = reconcile.NewRepairer(f.reconcile, store)
+	f.life = lifecycle.NewService(f.control.Pool, store, servers, log, lifecycle.Options{})
+	f.repairer = reconcile.NewRepairer(f.reconcile, store, f.life)
 	runner := operation.NewRunner(store, "test", log, map[string]operation.Handler{provision.Kind: rooms, reconcile.KindRepair: f.repairer})
 	f.runner, f.store = runner, store
 	f.admin = testdb.Connect(t, f.pgServer.URL())

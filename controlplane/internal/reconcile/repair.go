@@ -32,11 +32,18 @@ const stepRepair = "repair"
 type Repairer struct {
 	look       *Service
 	operations *operation.Store
+	fences     Fences
+}
+
+// Fences give a tenant's role what its status asks for, with its row locked: the fence,
+// or what it needs to be served.
+type Fences interface {
+	Mend(ctx context.Context, run *operation.Run) error
 }
 
 // NewRepairer makes one that looks with the service.
-func NewRepairer(look *Service, operations *operation.Store) *Repairer {
-	return &Repairer{look: look, operations: operations}
+func NewRepairer(look *Service, operations *operation.Store, fences Fences) *Repairer {
+	return &Repairer{look: look, operations: operations, fences: fences}
 }
 
 // Repair looks, and asks for an operation for each tenant of which something can
@@ -81,14 +88,15 @@ func (r *Repairer) Repair(ctx context.Context, actor *audit.Actor) ([]uuid.UUID,
 
 // Begin implements operation.Handler.
 func (r *Repairer) Begin(run *operation.Run) operation.Attempt {
-	return &repair{look: r.look, run: run}
+	return &repair{look: r.look, fences: r.fences, run: run}
 }
 
 // repair is one attempt. It looks again: what was found when it was asked for may
 // be another thing by now.
 type repair struct {
-	look *Service
-	run  *operation.Run
+	look   *Service
+	fences Fences
+	run    *operation.Run
 }
 
 // rounds bounds how often it looks: mending one thing may bring another to light.
@@ -149,14 +157,28 @@ func (a *repair) mend(ctx context.Context, srv server.Server) ([]Finding, error)
 	if len(found) == 0 {
 		return nil, nil
 	}
+	// Before this run takes connections of its own: fences take theirs.
+	if slices.ContainsFunc(found, ofFence) {
+		if err := a.fences.Mend(ctx, a.run); err != nil {
+			return nil, err
+		}
+	}
 	work := tenantdb.On(a.look.servers, srv.ID, a.run)
 	defer work.Close()
 	for _, f := range found {
+		if ofFence(f) {
+			continue
+		}
 		if err := a.apply(ctx, work, f, &c); err != nil {
 			return nil, err
 		}
 	}
 	return found, nil
+}
+
+// ofFence tells whether the finding is about what a fence takes away.
+func ofFence(f Finding) bool {
+	return slices.Contains([]string{codeFenceMissing, codeFenceLeft, codeNoLogin, codeRoleLimit, codeMembershipMissing}, f.Code)
 }
 
 // apply mends one finding.
@@ -181,8 +203,6 @@ func (a *repair) apply(ctx context.Context, work *tenantdb.Work, f Finding, c *c
 		return work.Admit(ctx, d)
 	case codeConnectForeign:
 		return admin.Exec(ctx, "REVOKE CONNECT ON DATABASE "+d.Quoted()+" FROM "+pgx.Identifier{f.Object}.Sanitize())
-	case codeNoLogin, codeRoleLimit, codeMembershipMissing:
-		return work.Unfence(ctx, d, t.MaxConnections)
 	case codeRoleSettings:
 		return work.Bound(ctx, d)
 	case codeMembershipForeign:
