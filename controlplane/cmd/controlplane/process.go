@@ -229,7 +229,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 		Backups:    backups,
 	}
-	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life)
+	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)
 	handlers := map[string]operation.Handler{
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),

@@ -27,6 +27,9 @@ type comparison struct {
 	moved       []string
 	directories []int64
 	oids        []int64
+	watched     bool // the server tells trusted and passwords
+	trusted     []trusted
+	passwords   []string // roles with another password than they were given
 	findings    []Finding
 }
 
@@ -48,6 +51,7 @@ func (c *comparison) compare() {
 		c.find("server_not_prepared", SeverityError, nil, c.server.Name, "The server is not as it was prepared: "+missing+".",
 			"Prepare it again with a superuser's credentials.")
 	}
+	c.authentication()
 	known := map[string]bool{}
 	for _, t := range c.tenants {
 		if t.Database == nil {
@@ -64,6 +68,23 @@ func (c *comparison) compare() {
 		known[name] = true
 	}
 	c.orphans(known)
+}
+
+// authentication looks at who is let in without a password.
+func (c *comparison) authentication() {
+	if !c.watched && len(c.unprepared) == 0 {
+		c.find("server_not_watched", SeverityWarning, nil, c.server.Name,
+			"The server was prepared by an earlier release: it does not tell who is let in without a password, nor which roles have changed theirs.",
+			"Prepare it again (ouvira server prepare "+c.server.Name+").")
+	}
+	for _, rule := range c.trusted {
+		severity := SeverityError
+		if rule.Loopback {
+			severity = SeverityWarning
+		}
+		c.find("trust_authentication", severity, nil, fmt.Sprintf("pg_hba.conf:%d", rule.Line),
+			"Whoever reaches the server by this rule is anybody, without a password: "+rule.Rule+".", "Let the rule say scram-sha-256 instead of trust, and reload the server.")
+	}
 }
 
 func (c *comparison) database(t *tenant) {
@@ -116,6 +137,10 @@ func (c *comparison) contents(t *tenant) {
 		c.find("marker_foreign", SeverityError, t, name, "The database carries the marker of another tenant or incarnation; nodes refuse it.",
 			"Suspend the tenant and find out whose data it holds.")
 	default:
+		if len(in.foreign) > 0 {
+			c.find("foreign_code", SeverityError, t, name, "The database has what no tenant's database has: "+strings.Join(in.foreign, ", ")+".",
+				"Find out who put it there, and drop it.")
+		}
 		if in.dirty {
 			c.find(codeDirty, SeverityWarning, t, name, "A migration of the database was interrupted.", "Migrate it again: the ledger settles it.")
 		}
@@ -139,8 +164,13 @@ func (c *comparison) role(t *tenant) {
 			"ALTER ROLE "+name+" NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, and find out who gave them.")
 	}
 	c.fence(t, r)
-	if !r.TempLimited {
-		c.find(codeRoleSettings, SeverityWarning, t, name, "The role has no limit for temporary files.", "ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
+	if !r.AsMade {
+		c.find(codeRoleSettings, SeverityWarning, t, name, "The role's settings are not those that it was given; it can change its own.",
+			"ALTER ROLE "+name+" RESET ALL, then ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
+	}
+	if slices.Contains(c.passwords, name) && !t.Busy {
+		c.find(codePassword, SeverityError, t, name, "The role's password is not the one that it was given; it can change its own. Nodes cannot log in with it.",
+			"Issue a new credential for the tenant.")
 	}
 	for _, group := range r.Memberships {
 		if group != migrations.AppRole {

@@ -56,12 +56,14 @@ const (
 	codeVersion           = "schema_version"
 	codeFenceMissing      = "fence_missing"
 	codeFenceLeft         = "fence_left"
+	codePassword          = "role_password"
 )
 
 // repairable are those of a tenant that is served.
 var repairable = []string{
 	codeClosed, codePublic, codeConnectMissing, codeConnectForeign, codeNoLogin, codeRoleLimit, codeRoleSettings,
 	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion, codeFenceLeft,
+	codePassword,
 }
 
 // Report is what one look found.

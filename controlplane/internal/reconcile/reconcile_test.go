@@ -39,6 +39,7 @@ type fleet struct {
 	life      *lifecycle.Service
 	runner    *operation.Runner
 	store     *operation.Store
+	keys      controltest.Keys
 	a, b      uuid.UUID
 }
 
@@ -46,13 +47,14 @@ func newFleet(t *testing.T, version string) *fleet {
 	t.Helper()
 	f := &fleet{pgServer: testdb.Server(t, version), control: controltest.New(t)}
 	keys := controltest.NewKeys(t)
+	f.keys = keys
 	log := slog.New(slog.DiscardHandler)
 	servers := server.NewService(f.control.Pool, keys.Control, log, server.Options{})
 	store := operation.NewStore(f.control.Pool, asleep{})
 	rooms := provision.NewService(f.control.Pool, store, servers, keys.Public, keys.Control, log, provision.Options{})
 	f.reconcile = reconcile.NewService(f.control.Pool, servers, log)
 	f.life = lifecycle.NewService(f.control.Pool, store, servers, log, lifecycle.Options{})
-	f.repairer = reconcile.NewRepairer(f.reconcile, store, f.life)
+	f.repairer = reconcile.NewRepairer(f.reconcile, store, f.life, keys.Public)
 	runner := operation.NewRunner(store, "test", log, map[string]operation.Handler{provision.Kind: rooms, reconcile.KindRepair: f.repairer})
 	f.runner, f.store = runner, store
 	f.admin = testdb.Connect(t, f.pgServer.URL())
