@@ -230,11 +230,13 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Backups:    backups,
 	}
 	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)
+	h.rooms.Adopter = reconcile.NewAdopter(h.rooms.Reconcile, operations, tenants, public)
 	handlers := map[string]operation.Handler{
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
 		reconcile.KindRepair:  h.rooms.Repairer,
+		reconcile.KindAdopt:   h.rooms.Adopter,
 		move.Kind:             moves,
 		move.DrainKind:        moves.Drains(),
 	}

@@ -84,6 +84,7 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
 	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, w.keys.Public)
+	w.rooms.Adopter = reconcile.NewAdopter(w.rooms.Reconcile, operations, tenants, w.keys.Public)
 	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
 	w.rooms.Webhooks = &webhook.Service{DB: db, Key: w.keys.Control}
 	options := httpapi.Options{Log: quiet, Draining: w.draining, SignupOrigins: []string{"https://www.ouvira.test"}}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
@@ -17,20 +19,21 @@ var tenantName = regexp.MustCompile(`^ov_[0-9a-f]{20}$`)
 
 // comparison holds both sides of one server.
 type comparison struct {
-	server      server.Server
-	tenants     []tenant
-	unprepared  []string
-	databases   map[string]database
-	roles       map[string]role
-	inside      map[string]inside
-	ended       map[string]tenantdb.Database // what tenants that have ended had, by name
-	moved       []string
-	directories []int64
-	oids        []int64
-	watched     bool // the server tells trusted and passwords
-	trusted     []trusted
-	passwords   []string // roles with another password than they were given
-	findings    []Finding
+	server       server.Server
+	tenants      []tenant
+	unprepared   []string
+	databases    map[string]database
+	roles        map[string]role
+	inside       map[string]inside
+	ended        map[string]tenantdb.Database // what tenants that have ended had, by name
+	moved        []string
+	incarnations map[uuid.UUID]int // of all tenants
+	directories  []int64
+	oids         []int64
+	watched      bool // the server tells trusted and passwords
+	trusted      []trusted
+	passwords    []string // roles with another password than they were given
+	findings     []Finding
 }
 
 func (c *comparison) find(code string, severity Severity, t *tenant, object, message, action string) {
@@ -227,6 +230,7 @@ func (c *comparison) orphans(known map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(c.databases)) {
 		d := c.databases[name]
 		switch {
+		case tenantName.MatchString(name) && !known[name] && c.ended[name] == (tenantdb.Database{}) && c.unknown(c.server, d):
 		case tenantName.MatchString(name) && !known[name]:
 			whose := "it carries no mark"
 			if d.Comment != "" {

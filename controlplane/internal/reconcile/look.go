@@ -106,6 +106,9 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, o
 	if c.moved, err = s.moved(ctx, srv.ID); err != nil {
 		return err
 	}
+	if c.incarnations, err = s.incarnations(ctx); err != nil {
+		return err
+	}
 	access, err := s.servers.Open(ctx, srv.ID, connections)
 	if err != nil {
 		return err
@@ -152,6 +155,21 @@ func (s *Service) ended(ctx context.Context) (map[string]tenantdb.Database, erro
 		ended[d.Name()] = d
 	}
 	return ended, nil
+}
+
+// incarnations are those of all tenants, and of what is being kept ready for some.
+func (s *Service) incarnations(ctx context.Context) (map[uuid.UUID]int, error) {
+	rows, err := s.db.Query(ctx, "SELECT id, incarnation FROM control.tenants UNION ALL SELECT id, 1 FROM control.warm_databases")
+	if err != nil {
+		return nil, fmt.Errorf("read the tenants: %w", err)
+	}
+	all := map[uuid.UUID]int{}
+	var id uuid.UUID
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&id, &n}, func() error { all[id] = n; return nil }); err != nil {
+		return nil, fmt.Errorf("read the tenants: %w", err)
+	}
+	return all, nil
 }
 
 // moved are the names of what moves and restores are bringing to the server, and of
