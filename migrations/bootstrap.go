@@ -88,6 +88,9 @@ func PrepareServer(ctx context.Context, superuserDSN, provisionerVerifier string
 	if err := prepareRoles(ctx, conn, provisionerVerifier, modern); err != nil {
 		return fmt.Errorf("prepare the roles of the server: %w", err)
 	}
+	if err := exec(ctx, conn, watchFunctions); err != nil {
+		return fmt.Errorf("prepare what the doctor asks: %w", err)
+	}
 	if err := prepareBase(ctx, conn, superuserDSN); err != nil {
 		return fmt.Errorf("prepare the base database: %w", err)
 	}

@@ -28,6 +28,16 @@ const lockTimeout = "5s"
 // the lock could not be had in time; a refusal when the database is at a
 // version this binary does not know.
 func Up(ctx context.Context, dsn string, set Set) (uint, error) {
+	return up(ctx, dsn, set, (*migrate.Migrate).Up)
+}
+
+// UpTo is Up as far as a version, for what was dumped at that one.
+func UpTo(ctx context.Context, dsn string, set Set, version uint) error {
+	_, err := up(ctx, dsn, set, func(m *migrate.Migrate) error { return m.Migrate(version) })
+	return err
+}
+
+func up(ctx context.Context, dsn string, set Set, how func(*migrate.Migrate) error) (uint, error) {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return 0, fmt.Errorf("connect to migrate: %w", err)
@@ -48,7 +58,7 @@ func Up(ctx context.Context, dsn string, set Set) (uint, error) {
 	if err := repair(ctx, conn, m, set); err != nil {
 		return 0, err
 	}
-	return run(ctx, conn, m, set)
+	return run(ctx, conn, m, set, how)
 }
 
 // lock takes the runner's advisory lock by polling: a session that waits
@@ -193,10 +203,10 @@ func (s Set) before(v uint) (int, error) {
 	return previous, nil
 }
 
-func run(ctx context.Context, conn *pgx.Conn, m *migrate.Migrate, set Set) (uint, error) {
+func run(ctx context.Context, conn *pgx.Conn, m *migrate.Migrate, set Set, how func(*migrate.Migrate) error) (uint, error) {
 	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
 	defer stop()
-	if err := m.Up(); err != nil && !errors.Is(err, migrate.ErrNoChange) {
+	if err := how(m); err != nil && !errors.Is(err, migrate.ErrNoChange) {
 		return 0, fmt.Errorf("migrate the %s schema: %w", set.name, err)
 	}
 	if err := ctx.Err(); err != nil {

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -23,8 +25,12 @@ type crashing struct {
 	// before brings a tenant that is active to where the operation begins, by
 	// requests that are each waited for: "delete".
 	before []string
-	// begin asks for the operation on the tenant; nil: the sign-up has done it.
+	// begin asks for the operation on the tenant; nil: making the tenant has done it.
 	begin func(t *testing.T, operator stack.API, c customer)
+	// make begins what makes the tenant; nil: it signs up.
+	make func(t *testing.T, o *origin, slug string) customer
+	// first: others pass through its failpoints too, so they begin when it stands.
+	first bool
 	// ended tells what is wrong with how the tenant has ended; "" is nothing. ready
 	// tells whether the operation has succeeded, rather than failed with a reason.
 	ended func(t *testing.T, s *stack.Stack, c customer) (ready bool, wrong string)
@@ -75,6 +81,83 @@ var crashes = map[string]crashing{
 			return c.is(t, s, "purged", "credential IS NULL AND database_name IS NULL AND signing_keys = '[]'")
 		},
 	},
+	"export": exporting(),
+	"import": importing(),
+}
+
+// exporting makes archives.
+func exporting() crashing {
+	return crashing{
+		failpoints: []string{"take/stored", "take/verified", "export/dump"},
+		first:      true,
+		begin:      asks("export", http.StatusAccepted, nil),
+		ended: func(t *testing.T, s *stack.Stack, c customer) (bool, string) {
+			complete := column[string](t, s.Demo().Postgres.Control, `
+				SELECT b.object FROM control.backups b JOIN control.tenants t ON t.id = b.tenant_id
+				WHERE t.slug = $1 AND b.status = 'complete' AND b.reason = 'export'`, c.slug)
+			if len(complete) != 1 {
+				return false, fmt.Sprintf("it has %d exports, want 1", len(complete))
+			}
+			return serves(t, s, c)
+		},
+	}
+}
+
+// importing makes tenants of an archive.
+func importing() crashing {
+	return crashing{
+		failpoints: []string{
+			"import/archive", "import/place", "import/role", "import/database", "import/load", "import/migrate", "import/renew", "import/activate",
+		},
+		make: func(t *testing.T, o *origin, slug string) customer {
+			t.Helper()
+			o.imported(t, slug)
+			return customer{slug: slug, email: o.email, password: o.password}
+		},
+		ended: serves,
+	}
+}
+
+// origin is a tenant of which there is an archive.
+type origin struct {
+	customer
+
+	operator stack.API
+	archive  []byte
+}
+
+// exported makes one.
+func exported(t *testing.T, s *stack.Stack, operator stack.API) *origin {
+	t.Helper()
+	o := &origin{customer: signUp(t, s, "origin"), operator: operator}
+	idle(t, s)
+	o.login(t, s, 0)
+	asks("export", http.StatusAccepted, nil)(t, operator, o.customer)
+	idle(t, s)
+	id := column[string](t, s.Demo().Postgres.Control, "SELECT id::text FROM control.backups WHERE reason = 'export' AND status = 'complete'")[0]
+	answer, err := operator.Call(t.Context(), http.MethodGet, "/v1/backups/"+id+"/archive", nil)
+	must(t, err)
+	if answer.Status != http.StatusOK {
+		t.Fatalf("the archive is answered with %d: %s", answer.Status, answer.Body)
+	}
+	o.archive = answer.Body
+	return o
+}
+
+// imported asks for a tenant of the archive.
+func (o *origin) imported(t *testing.T, slug string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, o.operator.Base+"/v1/imports?slug="+slug, bytes.NewReader(o.archive))
+	must(t, err)
+	request.Header.Set("Authorization", "Bearer "+o.operator.Token)
+	request.Header.Set("Content-Type", "application/octet-stream")
+	response, err := http.DefaultClient.Do(request)
+	must(t, err)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusAccepted {
+		text, _ := io.ReadAll(response.Body)
+		t.Fatalf("the import is answered with %d: %s", response.StatusCode, text)
+	}
 }
 
 // asks begins an operation by a request about the tenant.
@@ -145,25 +228,36 @@ func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
 	operator, err := s.OperatorAPI(t.Context())
 	must(t, err)
 	customers := prepare(t, s, operator)
+	from := exported(t, s, operator)
 	for _, point := range points {
 		must(t, os.WriteFile(fileOf(armed, point), nil, 0o600))
 	}
-	for _, name := range slices.Sorted(maps.Keys(crashes)) {
+	names := slices.SortedFunc(maps.Keys(crashes), func(a, b string) int {
+		if crashes[a].first != crashes[b].first {
+			if crashes[a].first {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	for _, name := range names {
 		c := crashes[name]
 		for i := range c.failpoints {
-			if c.begin == nil {
-				customers[name] = append(customers[name], signUp(t, s, fmt.Sprintf("%s-%d", name, i)))
-			} else {
+			switch slug := fmt.Sprintf("%s-%d", name, i); {
+			case c.begin != nil:
 				c.begin(t, operator, customers[name][i])
+			case c.make != nil:
+				customers[name] = append(customers[name], c.make(t, from, slug))
+			default:
+				customers[name] = append(customers[name], signUp(t, s, slug))
 			}
 		}
+		if c.first {
+			stand(t, armed, c.failpoints)
+		}
 	}
-	for _, point := range points {
-		eventually(t, recovery, func() (bool, string) {
-			_, err := os.Stat(fileOf(armed, point) + ".hit")
-			return err == nil, "no operation has reached " + point
-		})
-	}
+	stand(t, armed, points)
 
 	crash(t, s)
 	release(t, armed)
@@ -188,6 +282,17 @@ func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
 		knowsAll(t, armed, name, c.failpoints)
 	}
 	clean(t, s)
+}
+
+// stand waits until an operation has been stopped at each of the failpoints.
+func stand(t *testing.T, armed string, points []string) {
+	t.Helper()
+	for _, point := range points {
+		eventually(t, recovery, func() (bool, string) {
+			_, err := os.Stat(fileOf(armed, point) + ".hit")
+			return err == nil, "no operation has reached " + point
+		})
+	}
 }
 
 // prepare makes the tenants that operations begin with, one for each failpoint.
@@ -232,8 +337,17 @@ func idle(t *testing.T, s *stack.Stack) {
 // knowsAll fails when an operation has a failpoint that this test leaves out.
 func knowsAll(t *testing.T, dir, name string, failpoints []string) {
 	t.Helper()
-	seen, err := filepath.Glob(filepath.Join(dir, name+".*.seen"))
-	must(t, err)
+	prefixes := map[string]bool{}
+	for _, point := range failpoints {
+		prefix, _, _ := strings.Cut(point, "/")
+		prefixes[prefix] = true
+	}
+	var seen []string
+	for prefix := range prefixes {
+		files, err := filepath.Glob(filepath.Join(dir, prefix+".*.seen"))
+		must(t, err)
+		seen = append(seen, files...)
+	}
 	for i, file := range seen {
 		seen[i] = strings.Replace(strings.TrimSuffix(filepath.Base(file), ".seen"), ".", "/", 1)
 	}
@@ -276,6 +390,7 @@ func clean(t *testing.T, s *stack.Stack) {
 	if !slices.Equal(roles, recorded) {
 		t.Errorf("roles on the servers %v, recorded %v", roles, recorded)
 	}
+	archives(t, s)
 	operator, err := s.OperatorAPI(t.Context())
 	must(t, err)
 	var report struct {
@@ -284,6 +399,32 @@ func clean(t *testing.T, s *stack.Stack) {
 	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodGet, "/v1/reconcile", nil, &report))
 	if len(report.Findings) != 0 {
 		t.Errorf("the doctor finds %v", report.Findings)
+	}
+}
+
+// archives checks the storage: the archives that count, with their manifests, whole and
+// nothing else.
+func archives(t *testing.T, s *stack.Stack) {
+	t.Helper()
+	counted := map[string]bool{}
+	for _, object := range column[string](t, s.Demo().Postgres.Control, "SELECT object FROM control.backups WHERE status = 'complete'") {
+		counted[object], counted[object+".json"] = true, true
+	}
+	root := filepath.Join(s.State(), "backups")
+	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name := strings.TrimPrefix(path, root+"/")
+		if !counted[name] {
+			t.Errorf("the storage has %s, which no backup counts", name)
+		}
+		delete(counted, name)
+		return nil
+	})
+	must(t, err)
+	for name := range counted {
+		t.Errorf("the storage lacks %s", name)
 	}
 }
 

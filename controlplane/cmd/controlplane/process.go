@@ -229,12 +229,14 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Reconcile:  reconcile.NewService(h.db, servers, h.log),
 		Backups:    backups,
 	}
-	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations)
+	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)
+	h.rooms.Adopter = reconcile.NewAdopter(h.rooms.Reconcile, operations, tenants, public)
 	handlers := map[string]operation.Handler{
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
 		reconcile.KindRepair:  h.rooms.Repairer,
+		reconcile.KindAdopt:   h.rooms.Adopter,
 		move.Kind:             moves,
 		move.DrainKind:        moves.Drains(),
 	}

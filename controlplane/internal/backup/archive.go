@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"regexp"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -35,7 +33,7 @@ func wrongKey() *operation.Failure {
 }
 
 // examine reads an archive from end to end, proves that it is the one that the
-// manifest speaks of and opens with our key, and gives what pg_restore is to load.
+// manifest speaks of and opens with our key, and gives its table of contents.
 //
 // Errors: *operation.Failure with backup_missing, backup_corrupted,
 // backup_wrong_key, client_programs (final), storage_unreachable.
@@ -93,21 +91,7 @@ func (s *Service) contents(ctx context.Context, programs pgtool.Programs, sealed
 	if _, err := io.Copy(io.Discard, plain); err != nil {
 		return "", err
 	}
-	return loadable(list), nil
-}
-
-// notOurs are entries of what a database has from the server: rights on Postgres' own
-// functions and languages. The database that is loaded into has its server's.
-var notOurs = regexp.MustCompile(`^[0-9]+; [0-9]+ [0-9]+ (ACL|COMMENT) (pg_catalog|-) ?(FUNCTION|LANGUAGE|EXTENSION) `)
-
-func loadable(list string) string {
-	var kept strings.Builder
-	for line := range strings.Lines(list) {
-		if !notOurs.MatchString(line) {
-			kept.WriteString(line)
-		}
-	}
-	return kept.String()
+	return list, nil
 }
 
 // stored is a complete backup.

@@ -197,11 +197,22 @@ func (a *copyAttempt) newRole(ctx context.Context) error {
 	})
 }
 
+func (a *copyAttempt) create(ctx context.Context) error {
+	if err := a.source(ctx); err != nil {
+		return err
+	}
+	return a.loader.create(ctx)
+}
+
+// fill loads the archive, and then makes the role anew, in whose name it was loaded.
 func (a *copyAttempt) fill(ctx context.Context) error {
 	if err := a.source(ctx); err != nil {
 		return err
 	}
-	return a.load(ctx)
+	if err := a.load(ctx); err != nil {
+		return err
+	}
+	return a.newRole(ctx)
 }
 
 // own makes the copy the new tenant's.

@@ -53,13 +53,18 @@ func (unwoken) Wake(context.Context, pgx.Tx, ...uuid.UUID) error { return nil }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldOn(t, testdb.System)
+}
+
+func newWorldOn(t testing.TB, version string) *world {
+	t.Helper()
 	w := &world{Control: controltest.New(t), Keys: controltest.NewKeys(t), log: slog.New(slog.DiscardHandler)}
 	if testing.Verbose() {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	w.files = filepath.Join(t.TempDir(), "backups")
 	w.furnish(t, operation.NewStore(w.Pool, unwoken{}))
-	w.pg = fleettest.TenantServer(t, testdb.System)
+	w.pg = fleettest.TenantServer(t, version)
 	w.admin = testdb.Connect(t, w.pg.URL())
 	_, err := w.servers.Add(t.Context(), server.New{
 		Name: "a", URL: w.pg.ProvisionerURL, Capacity: server.Capacity{Databases: 100, Connections: 100},

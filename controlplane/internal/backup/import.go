@@ -34,8 +34,8 @@ type Imported struct {
 // Import takes in a portable archive, proves it, and asks for a new tenant with what
 // it holds. Of an archive that is damaged nothing is kept, and nothing is made.
 //
-// An archive is a program that runs in the new database with the rights of the owner
-// of all tenants' databases: import what you would run.
+// An archive may be anybody's work: of it come rows, and nothing of what it says to
+// run (see loader.load).
 //
 // Errors: fault.Invalid with the codes archive_corrupted and archive_too_new.
 func (s *Service) Import(ctx context.Context, actor *audit.Actor, n Imported, archive io.Reader) (made tenant.Tenant, operationID uuid.UUID, err error) {
@@ -164,6 +164,9 @@ func readManifest(small map[string][]byte) (Manifest, error) {
 	latest, err := migrations.Tenant.Latest()
 	if err != nil {
 		return m, err
+	}
+	if m.SchemaVersion < 1 {
+		return m, damaged("its manifest names no schema version")
 	}
 	if m.Format > manifestFormat || m.SchemaVersion > int64(latest) {
 		return m, fault.Invalid(fmt.Sprintf("The archive is of a newer release (schema version %d; this release has %d). Import it with that release, or a later one.", m.SchemaVersion, latest)).

@@ -3,10 +3,14 @@ package backup
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/backup/pgtool"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
@@ -56,37 +60,35 @@ func tooNew(err error) error {
 	return operation.Fail("backup_too_new", "The backup is of a newer release than this one.", "Restore it with the release that took it, or a later one.").Because(err)
 }
 
-// create makes the database empty, closed to everybody but us.
+// create makes the database, closed to everybody.
 func (l *loader) create(ctx context.Context) error {
-	if err := l.work.Create(ctx, l.d, migrations.BaseDatabase); err != nil {
-		return err
-	}
-	return l.work.Lockdown(ctx, l.d)
+	return l.work.Make(ctx, l.d, uint(l.archive.manifest.SchemaVersion))
 }
 
-// load fills the database: all of the archive, or nothing.
+// load fills the database. Its structure is what the migrations make at the archive's
+// version; of the archive come rows, loaded by a role that can do nothing but add them.
+// So whoever has written the archive gets nothing into the database, or out of another
+// one, that a tenant could not have put there.
 func (l *loader) load(ctx context.Context) error {
-	inside, err := l.work.Inside(ctx, l.d)
-	if err != nil {
-		return err
-	}
-	var loaded bool
-	if err := inside.Scan(ctx, []any{&loaded}, "SELECT to_regclass('ouvira.schema_migrations') IS NOT NULL"); err != nil || loaded {
-		return err
-	}
-	l.work.CloseInside()
 	if err := l.prove(ctx); err != nil {
 		return err
 	}
-	access, err := l.work.Admin(ctx)
+	if err := l.work.Structure(ctx, l.d, uint(l.archive.manifest.SchemaVersion)); err != nil {
+		return err
+	}
+	admin, err := l.work.Admin(ctx)
 	if err != nil {
 		return err
 	}
 	var version int
-	if err := access.Scan(ctx, []any{&version}, "SELECT current_setting('server_version_num')::int"); err != nil {
+	if err := admin.Scan(ctx, []any{&version}, "SELECT current_setting('server_version_num')::int"); err != nil {
 		return err
 	}
 	programs, err := l.s.programs(ctx, max(version/10000, l.archive.manifest.DumpMajor))
+	if err != nil {
+		return err
+	}
+	rows, err := l.rows(ctx, programs)
 	if err != nil {
 		return err
 	}
@@ -99,9 +101,55 @@ func (l *loader) load(ctx context.Context) error {
 	if err != nil {
 		return unreachable(err) // it opened a moment ago
 	}
-	return l.work.WithEnv(ctx, l.d.Name(), migrations.OwnerRole, func(env []string) error {
-		return programs.Restore(ctx, env, l.d.Name(), l.contents, dump)
+	return l.work.Fill(ctx, l.d, func(env []string) error {
+		return loading(programs.RestoreRows(ctx, env, l.d.Name(), rows, dump))
 	})
+}
+
+// denied is how Postgres says that somebody lacks a right.
+var denied = regexp.MustCompile("permission denied|must be (owner|superuser)|must have ")
+
+// loading says of what pg_restore says how the operation goes on.
+func loading(err error) error {
+	said, ok := errors.AsType[*pgtool.Error](err)
+	if ok && denied.MatchString(said.Said) {
+		return operation.Fail("archive_refused", "The archive tries what rows do not need, and was not allowed to.",
+			"Do not load it: the worker's log says what it tried; find out who wrote it.").Because(err)
+	}
+	return err
+}
+
+// rows are what is loaded of the archive. What it holds besides its schema version's
+// structure is refused where the archive comes from elsewhere; of our own backups it is
+// left out: somebody has changed the tenant's database by hand.
+func (l *loader) rows(ctx context.Context, programs pgtool.Programs) (string, error) {
+	var structure string
+	err := l.work.WithEnv(ctx, l.d.Name(), migrations.OwnerRole, func(env []string) (err error) {
+		structure, err = programs.Structure(ctx, env, serversSchema)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	rows, foreign := rowsOf(l.contents, structure)
+	switch {
+	case len(foreign) == 0:
+	case l.archive.manifest.Reason == ReasonImport:
+		return "", operation.Fail("archive_foreign", fmt.Sprintf("The archive holds what its schema version %d does not have: %s.", l.archive.manifest.SchemaVersion, some(foreign)),
+			"Export it from a database that has only what the migrations make, or find out who has changed the archive.")
+	default:
+		l.s.log.WarnContext(ctx, "a backup holds what its schema version does not have; that is not restored", "backup", l.archive.id, "foreign", foreign)
+	}
+	return rows, nil
+}
+
+// some names a few, and says how many more there are.
+func some(names []string) string {
+	const most = 5
+	if over := len(names) - most; over > 0 {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", over)
+	}
+	return strings.Join(names, ", ")
 }
 
 // renewed is what nodes must know of the database.
@@ -124,7 +172,8 @@ func (l *loader) renew(ctx context.Context, cleanse []string) (renewed, error) {
 	var out renewed
 	err = pgx.BeginFunc(ctx, inside.Conn(), func(tx pgx.Tx) error {
 		var found tenantdb.Database
-		if err := tx.QueryRow(ctx, "SELECT tenant_id, incarnation FROM ouvira.marker FOR UPDATE").Scan(&found.Tenant, &found.Incarnation); err != nil {
+		err := tx.QueryRow(ctx, "SELECT tenant_id, incarnation FROM ouvira.marker FOR UPDATE").Scan(&found.Tenant, &found.Incarnation)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
 		if found != l.d { // not by a run that did not live to record it
@@ -137,7 +186,9 @@ func (l *loader) renew(ctx context.Context, cleanse []string) (renewed, error) {
 			if err != nil {
 				return err
 			}
-			_, err = tx.Exec(ctx, "UPDATE ouvira.marker SET tenant_id = $1, incarnation = $2, created_at = now()", l.d.Tenant, l.d.Incarnation)
+			_, err = tx.Exec(ctx, `
+				INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2)
+				ON CONFLICT (singleton) DO UPDATE SET tenant_id = $1, incarnation = $2, created_at = now()`, l.d.Tenant, l.d.Incarnation)
 			if err != nil {
 				return err
 			}

@@ -103,11 +103,22 @@ func (a *replaceAttempt) archived(ctx context.Context) (err error) {
 	return a.prove(ctx)
 }
 
+func (a *replaceAttempt) create(ctx context.Context) (err error) {
+	if a.archive, err = a.s.found(ctx, a.params.BackupID, uuid.Nil); err != nil {
+		return err
+	}
+	return a.loader.create(ctx)
+}
+
+// fill loads the archive, and then makes the role anew, in whose name it was loaded.
 func (a *replaceAttempt) fill(ctx context.Context) (err error) {
 	if a.archive, err = a.s.found(ctx, a.params.BackupID, uuid.Nil); err != nil {
 		return err
 	}
-	return a.load(ctx)
+	if err := a.load(ctx); err != nil {
+		return err
+	}
+	return a.newRole(ctx)
 }
 
 // newRole keeps the new password apart from the one that serves, until the flip.

@@ -328,8 +328,7 @@ func (a *app) tenantImport() *cobra.Command {
 	c := &cobra.Command{
 		Use: "import FILE --slug SLUG", Short: "Make a new tenant of a portable archive", Args: cobra.ExactArgs(1),
 		Long: "Uploads an archive of ouvira tenant export and makes a new tenant of it. One that is sealed must be\n" +
-			"opened first (age --decrypt). An archive is a program that runs in the new database: import what you\n" +
-			"would run.",
+			"opened first (age --decrypt). Rows are loaded of it and nothing else: it may come from anybody.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {

@@ -98,6 +98,45 @@ func (a *app) serverDrain() *cobra.Command {
 	return c
 }
 
+func (a *app) tenantAdopt() *cobra.Command {
+	var wait bool
+	var on, slug, name, plan string
+	c := &cobra.Command{
+		Use: "adopt ID --server NAME", Short: "Take in a tenant's database that the control database does not know", Args: cobra.ExactArgs(1),
+		Long: "After the control database was lost, or restored from a time before, servers may hold databases of\n" +
+			"tenants that it does not know, or knows elsewhere. ouvira doctor names them with their ids. The role\n" +
+			"gets a new password, everyone is signed out, and the tenant is served; one whose role was fenced comes\n" +
+			"back suspended. A tenant that is not known needs a slug.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			body := map[string]string{"tenant_id": args[0]}
+			for key, value := range map[string]string{"slug": slug, "name": name, "plan": plan} {
+				if value != "" {
+					body[key] = value
+				}
+			}
+			started, err := a.begin(cmd.Context(), client, serverPath(on, "/adopt"), body, wait)
+			if err != nil {
+				return err
+			}
+			if !wait {
+				return printOne(a, started.Operation, operationColumns)
+			}
+			return a.printTenant(cmd.Context(), client, args[0])
+		},
+	}
+	c.Flags().StringVar(&on, "server", "", "which server holds the database")
+	c.Flags().StringVar(&slug, "slug", "", "slug of a tenant that is not known")
+	c.Flags().StringVar(&name, "name", "", "its name (default: the slug)")
+	c.Flags().StringVar(&plan, "plan", "", "code of its plan")
+	_ = c.MarkFlagRequired("server")
+	waitFlag(c, &wait)
+	return c
+}
+
 func (a *app) serverPrepare() *cobra.Command {
 	var address string
 	c := a.serverCommand("prepare NAME|ID", "Prepare a server again, for what this release needs", func(ctx context.Context, client *client, name string) error {

@@ -17,6 +17,7 @@ func TestWaitForMoves(t *testing.T) {
 	for name, command := range map[string][]string{
 		"move":  {"tenant", "move", "acme", "--server", "b", "--wait"},
 		"drain": {"server", "drain", "a", "--wait"},
+		"adopt": {"tenant", "adopt", "t-1", "--server", "a", "--slug", "acme", "--wait"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -34,6 +35,8 @@ func TestServerCommands(t *testing.T) {
 	}{
 		"move":     {[]string{"tenant", "move", "acme", "--server", "b"}, `POST /v1/tenants/acme/move {"server":"b"}`},
 		"drain":    {[]string{"server", "drain", "a"}, "POST /v1/servers/a/drain "},
+		"adopt":    {[]string{"tenant", "adopt", "t-1", "--server", "a"}, `POST /v1/servers/a/adopt {"tenant_id":"t-1"}`},
+		"adopt as": {[]string{"tenant", "adopt", "t-1", "--server", "a", "--slug", "acme", "--name", "Acme", "--plan", "big"}, `POST /v1/servers/a/adopt {"name":"Acme","plan":"big","slug":"acme","tenant_id":"t-1"}`},
 		"activate": {[]string{"server", "activate", "a"}, "POST /v1/servers/a/activate "},
 		"show":     {[]string{"server", "show", "a"}, "GET /v1/servers/a "},
 		"capacity": {[]string{"server", "set", "a", "--databases", "9", "--connections", "50"}, `PATCH /v1/servers/a {"capacity":{"connections":50,"databases":9}}`},

@@ -55,7 +55,7 @@ func (a *app) tenant() *cobra.Command {
 	group := &cobra.Command{Use: "tenant", Short: "Customers of the platform"}
 	group.AddCommand(a.tenantCreate(), a.tenantRetry(), a.tenantList(), a.tenantShow(), a.tenantMove(), a.tenantPayments(), a.tenantPay(), a.tenantUsage())
 	group.AddCommand(a.tenantLife()...)
-	group.AddCommand(a.tenantBackup(), a.tenantRestore(), a.tenantClone(), a.tenantExport(), a.tenantImport())
+	group.AddCommand(a.tenantBackup(), a.tenantRestore(), a.tenantClone(), a.tenantExport(), a.tenantImport(), a.tenantAdopt())
 	return group
 }
 

@@ -61,6 +61,7 @@ type Rooms struct {
 	Operations *operation.Store
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer
+	Adopter    *reconcile.Adopter
 	Backups    *backup.Service
 	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out
 }

@@ -83,7 +83,8 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 		Backups:   backup.NewService(db, operations, servers, w.keys.Public, w.keys.Control, backup.Options{Store: storedIn(t), Tenants: tenants, Log: quiet}),
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
-	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations)
+	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, w.keys.Public)
+	w.rooms.Adopter = reconcile.NewAdopter(w.rooms.Reconcile, operations, tenants, w.keys.Public)
 	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
 	w.rooms.Webhooks = &webhook.Service{DB: db, Key: w.keys.Control}
 	options := httpapi.Options{Log: quiet, Draining: w.draining, SignupOrigins: []string{"https://www.ouvira.test"}}

@@ -104,6 +104,7 @@ func (a *api) routes() { //nolint:funlen // a line per operation, and nothing el
 	op(a, patch, "/v1/servers/{server}", needs(operator.ServerEdit), ok, "update-server", "Change capacity, region, status or address", a.updateServer)
 	op(a, post, "/v1/servers/{server}/prepare", needs(operator.ServerEdit), ok, "prepare-server", "Prepare a server again, for what this release needs", a.prepareServer)
 	op(a, post, "/v1/servers/{server}/drain", needs(operator.ServerDrain), accepted, "drain-server", "Move all tenants to other servers", a.drainServer)
+	op(a, post, "/v1/servers/{server}/adopt", needs(operator.TenantRestore).fresh(), accepted, "adopt-tenant", "Take in a tenant's database that the control database does not know", a.adoptTenant)
 	op(a, post, "/v1/servers/{server}/activate", needs(operator.ServerDrain), ok, "activate-server", "Place tenants there again", a.activateServer)
 
 	op(a, get, "/v1/warm-pool", needs(operator.ServerRead), ok, "list-warm-pool", "How many databases are kept ready, and how many are", a.listWarmPool)

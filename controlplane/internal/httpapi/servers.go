@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
@@ -61,6 +62,28 @@ func (a *api) reconcile(ctx context.Context, _ *struct{}) (*body[reconcile.Repor
 		return nil, err
 	}
 	return &body[reconcile.Report]{report}, nil
+}
+
+// AdoptTenant says what to take in.
+type AdoptTenant struct {
+	TenantID uuid.UUID `json:"tenant_id" format:"uuid" doc:"As the database is marked: see GET /v1/reconcile."`
+	Slug     string    `json:"slug,omitempty" maxLength:"63" example:"acme" doc:"First part of the tenant's address; needed for a tenant that is not known."`
+	Name     string    `json:"name,omitempty" maxLength:"200" example:"Acme Ltd." doc:"Of a tenant that is not known; the slug if absent."`
+	Plan     string    `json:"plan,omitempty" maxLength:"100" example:"standard" doc:"Code, of a tenant that is not known; the standard one if absent."`
+}
+
+type adoptInput struct {
+	ServerPath
+
+	Body AdoptTenant
+}
+
+func (a *api) adoptTenant(ctx context.Context, in *adoptInput) (*body[OperationOnly], error) {
+	id, err := a.Adopter.Adopt(ctx, actorOf(ctx), in.Server, reconcile.Adoption{Tenant: in.Body.TenantID, Slug: in.Body.Slug, Name: in.Body.Name, Plan: in.Body.Plan})
+	if err != nil {
+		return nil, err
+	}
+	return a.operationOnly(ctx, id)
 }
 
 // Repairs are the operations that mend what the look has found.

@@ -131,6 +131,30 @@ func (s *Service) fence(ctx context.Context, run *operation.Run) error {
 	})
 }
 
+// errNotServed says that the tenant is none whose role may be let in.
+var errNotServed = errors.New("the tenant is not active")
+
+// Mend gives the tenant's role what its status asks for, whatever it finds: the fence,
+// or all that the role of a tenant that is served has. The status is that of the locked
+// row; a suspension that comes in between waits for it, and fences again.
+func (s *Service) Mend(ctx context.Context, run *operation.Run) error {
+	if err := s.fence(ctx, run); err != nil {
+		return err
+	}
+	err := s.lift(ctx, run, run.TenantID,
+		func(_ pgx.Tx, t *tenant) error {
+			if t.status != statusActive {
+				return errNotServed
+			}
+			return nil
+		},
+		func(pgx.Tx, *tenant) error { return nil })
+	if errors.Is(err, errNotServed) {
+		return nil
+	}
+	return err
+}
+
 func mark(ctx context.Context, q pg.Querier, id uuid.UUID, place string) error {
 	if _, err := q.Exec(ctx, "UPDATE control.tenants SET fence = $2 WHERE id = $1", id, place); err != nil {
 		return fmt.Errorf("write where the tenant is fenced: %w", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/shared/failpoint"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
@@ -93,6 +94,10 @@ func (d *drain) Failed(context.Context, pgx.Tx, operation.Problem) error { retur
 // Close implements operation.Attempt.
 func (d *drain) Close() {}
 
+// failpointAsked is where a drain can be stopped: it has asked for moves, and has not
+// said so.
+const failpointAsked = "drain/asked"
+
 // progress of a drain.
 type progress struct {
 	total    int // tenants that were or are to be moved
@@ -135,6 +140,7 @@ func (d *drain) Step(ctx context.Context, _ string) error {
 			waiting.stuck = append(waiting.stuck, stuck{t.slug, why})
 		}
 	}
+	failpoint.Hit(ctx, failpointAsked)
 	switch {
 	case waiting.here == 0:
 		return nil

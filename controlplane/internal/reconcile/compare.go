@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
@@ -17,17 +19,21 @@ var tenantName = regexp.MustCompile(`^ov_[0-9a-f]{20}$`)
 
 // comparison holds both sides of one server.
 type comparison struct {
-	server      server.Server
-	tenants     []tenant
-	unprepared  []string
-	databases   map[string]database
-	roles       map[string]role
-	inside      map[string]inside
-	ended       map[string]tenantdb.Database // what tenants that have ended had, by name
-	moved       []string
-	directories []int64
-	oids        []int64
-	findings    []Finding
+	server       server.Server
+	tenants      []tenant
+	unprepared   []string
+	databases    map[string]database
+	roles        map[string]role
+	inside       map[string]inside
+	ended        map[string]tenantdb.Database // what tenants that have ended had, by name
+	moved        []string
+	incarnations map[uuid.UUID]int // of all tenants
+	directories  []int64
+	oids         []int64
+	watched      bool // the server tells trusted and passwords
+	trusted      []trusted
+	passwords    []string // roles with another password than they were given
+	findings     []Finding
 }
 
 func (c *comparison) find(code string, severity Severity, t *tenant, object, message, action string) {
@@ -38,7 +44,7 @@ func (c *comparison) find(code string, severity Severity, t *tenant, object, mes
 	if t != nil {
 		id := t.ID
 		f.TenantID = &id
-		f.Repairable = t.Status == "active" && slices.Contains(repairable, code)
+		f.Repairable = t.Status == "active" && slices.Contains(repairable, code) || t.fenced() && code == codeFenceMissing
 	}
 	c.findings = append(c.findings, f)
 }
@@ -48,6 +54,7 @@ func (c *comparison) compare() {
 		c.find("server_not_prepared", SeverityError, nil, c.server.Name, "The server is not as it was prepared: "+missing+".",
 			"Prepare it again with a superuser's credentials.")
 	}
+	c.authentication()
 	known := map[string]bool{}
 	for _, t := range c.tenants {
 		if t.Database == nil {
@@ -64,6 +71,23 @@ func (c *comparison) compare() {
 		known[name] = true
 	}
 	c.orphans(known)
+}
+
+// authentication looks at who is let in without a password.
+func (c *comparison) authentication() {
+	if !c.watched && len(c.unprepared) == 0 {
+		c.find("server_not_watched", SeverityWarning, nil, c.server.Name,
+			"The server was prepared by an earlier release: it does not tell who is let in without a password, nor which roles have changed theirs.",
+			"Prepare it again (ouvira server prepare "+c.server.Name+").")
+	}
+	for _, rule := range c.trusted {
+		severity := SeverityError
+		if rule.Loopback {
+			severity = SeverityWarning
+		}
+		c.find("trust_authentication", severity, nil, fmt.Sprintf("pg_hba.conf:%d", rule.Line),
+			"Whoever reaches the server by this rule is anybody, without a password: "+rule.Rule+".", "Let the rule say scram-sha-256 instead of trust, and reload the server.")
+	}
 }
 
 func (c *comparison) database(t *tenant) {
@@ -116,6 +140,10 @@ func (c *comparison) contents(t *tenant) {
 		c.find("marker_foreign", SeverityError, t, name, "The database carries the marker of another tenant or incarnation; nodes refuse it.",
 			"Suspend the tenant and find out whose data it holds.")
 	default:
+		if len(in.foreign) > 0 {
+			c.find("foreign_code", SeverityError, t, name, "The database has what no tenant's database has: "+strings.Join(in.foreign, ", ")+".",
+				"Find out who put it there, and drop it.")
+		}
 		if in.dirty {
 			c.find(codeDirty, SeverityWarning, t, name, "A migration of the database was interrupted.", "Migrate it again: the ledger settles it.")
 		}
@@ -139,8 +167,13 @@ func (c *comparison) role(t *tenant) {
 			"ALTER ROLE "+name+" NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, and find out who gave them.")
 	}
 	c.fence(t, r)
-	if !r.TempLimited {
-		c.find(codeRoleSettings, SeverityWarning, t, name, "The role has no limit for temporary files.", "ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
+	if !r.AsMade {
+		c.find(codeRoleSettings, SeverityWarning, t, name, "The role's settings are not those that it was given; it can change its own.",
+			"ALTER ROLE "+name+" RESET ALL, then ALTER ROLE "+name+" SET temp_file_limit = '256MB'.")
+	}
+	if slices.Contains(c.passwords, name) && !t.Busy {
+		c.find(codePassword, SeverityError, t, name, "The role's password is not the one that it was given; it can change its own. Nodes cannot log in with it.",
+			"Issue a new credential for the tenant.")
 	}
 	for _, group := range r.Memberships {
 		if group != migrations.AppRole {
@@ -161,12 +194,12 @@ func (c *comparison) fence(t *tenant, r role) {
 		return
 	case t.fenced():
 		if r.CanLogin || r.Limit != 0 || member {
-			c.find("fence_missing", SeverityError, t, name, "The tenant is "+t.Status+", and its role is not fenced: a node that hears of nothing could serve it on.",
+			c.find(codeFenceMissing, SeverityError, t, name, "The tenant is "+t.Status+", and its role is not fenced: a node that hears of nothing could serve it on.",
 				"REVOKE "+migrations.AppRole+" FROM "+name+", then ALTER ROLE "+name+" NOLOGIN CONNECTION LIMIT 0, then end its sessions.")
 		}
 		return
 	case !r.CanLogin && r.Limit == 0 && !member:
-		c.find("fence_left", SeverityError, t, name, "The tenant is active, and its role is fenced: it cannot be served.",
+		c.find(codeFenceLeft, SeverityError, t, name, "The tenant is active, and its role is fenced: it cannot be served.",
 			fmt.Sprintf("GRANT %s TO %s, then ALTER ROLE %s LOGIN CONNECTION LIMIT %d.", migrations.AppRole, name, name, t.MaxConnections))
 		return
 	}
@@ -197,6 +230,7 @@ func (c *comparison) orphans(known map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(c.databases)) {
 		d := c.databases[name]
 		switch {
+		case tenantName.MatchString(name) && !known[name] && c.ended[name] == (tenantdb.Database{}) && c.unknown(c.server, d):
 		case tenantName.MatchString(name) && !known[name]:
 			whose := "it carries no mark"
 			if d.Comment != "" {

@@ -106,6 +106,9 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, o
 	if c.moved, err = s.moved(ctx, srv.ID); err != nil {
 		return err
 	}
+	if c.incarnations, err = s.incarnations(ctx); err != nil {
+		return err
+	}
 	access, err := s.servers.Open(ctx, srv.ID, connections)
 	if err != nil {
 		return err
@@ -154,12 +157,30 @@ func (s *Service) ended(ctx context.Context) (map[string]tenantdb.Database, erro
 	return ended, nil
 }
 
-// moved are the names of what moves are bringing to the server, and of what they
-// have left there and is kept for a while: they are the moves' business.
+// incarnations are those of all tenants, and of what is being kept ready for some.
+func (s *Service) incarnations(ctx context.Context) (map[uuid.UUID]int, error) {
+	rows, err := s.db.Query(ctx, "SELECT id, incarnation FROM control.tenants UNION ALL SELECT id, 1 FROM control.warm_databases")
+	if err != nil {
+		return nil, fmt.Errorf("read the tenants: %w", err)
+	}
+	all := map[uuid.UUID]int{}
+	var id uuid.UUID
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&id, &n}, func() error { all[id] = n; return nil }); err != nil {
+		return nil, fmt.Errorf("read the tenants: %w", err)
+	}
+	return all, nil
+}
+
+// moved are the names of what moves and restores are bringing to the server, and of
+// what moves have left there and is kept for a while: they are those operations'
+// business.
 func (s *Service) moved(ctx context.Context, id uuid.UUID) ([]string, error) {
 	rows, err := s.db.Query(ctx, `
 		SELECT tenant_id, target_incarnation FROM control.moves WHERE target_id = $1 AND switched_at IS NULL AND aborted_at IS NULL
-		UNION SELECT tenant_id, source_incarnation FROM control.moves WHERE source_id = $1 AND switched_at IS NOT NULL AND dropped_at IS NULL`, id)
+		UNION SELECT tenant_id, source_incarnation FROM control.moves WHERE source_id = $1 AND switched_at IS NOT NULL AND dropped_at IS NULL
+		UNION SELECT r.tenant_id, r.incarnation FROM control.restores r JOIN control.tenants t ON t.id = r.tenant_id
+		      JOIN control.operations o ON o.id = r.operation_id AND o.status IN ('queued', 'running') WHERE t.server_id = $1`, id)
 	if err != nil {
 		return nil, fmt.Errorf("read the moves of a server: %w", err)
 	}
@@ -180,6 +201,7 @@ type inside struct {
 	incarnation int
 	version     int64
 	dirty       bool
+	foreign     []string // what can run code or reach elsewhere, and is not ours
 	err         error
 }
 
@@ -192,8 +214,28 @@ func look(ctx context.Context, access *server.Access, database string) (found in
 	found.err = conn.QueryRow(ctx, `
 		SELECT m.tenant_id, m.incarnation, v.version, v.dirty FROM ouvira.marker m CROSS JOIN ouvira.schema_migrations v`).
 		Scan(&found.tenant, &found.incarnation, &found.version, &found.dirty)
+	if found.err == nil {
+		found.foreign, found.err = collect[string](ctx, conn, pgx.RowTo[string], foreign)
+	}
 	return found
 }
+
+// foreign lists what no tenant's database has: whatever reaches other servers or the
+// machine, fires by itself, or is somebody else's to change. Functions in ouvira_move
+// are the server's.
+const foreign = `
+	SELECT 'extension ' || extname FROM pg_extension WHERE extname <> 'plpgsql'
+	UNION ALL SELECT 'language ' || lanname FROM pg_language WHERE lanispl AND lanname <> 'plpgsql'
+	UNION ALL SELECT 'foreign data wrapper ' || fdwname FROM pg_foreign_data_wrapper
+	UNION ALL SELECT 'foreign server ' || srvname FROM pg_foreign_server
+	UNION ALL SELECT 'event trigger ' || evtname FROM pg_event_trigger
+	UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc
+	    WHERE pronamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema', 'ouvira_move')
+	      AND (proowner <> 'ouvira_owner'::regrole OR prolang NOT IN (SELECT oid FROM pg_language WHERE lanname IN ('sql', 'plpgsql')))
+	UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class
+	    WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND relowner <> 'ouvira_owner'::regrole
+	      AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema') AND relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
+	ORDER BY 1`
 
 // invalidDatabase is datconnlimit of a database whose DROP was interrupted.
 const invalidDatabase = -2
@@ -216,7 +258,7 @@ type role struct {
 	Limit       int
 	Superuser   bool
 	Memberships []string
-	TempLimited bool
+	AsMade      bool // its settings are those that it was given, and no others
 }
 
 // read asks for directories first: one that belongs to a database made in
@@ -251,7 +293,8 @@ func (c *comparison) read(ctx context.Context, q pg.Querier) error {
 	roles, err := collect[role](ctx, q, pgx.RowToStructByPos[role], `
 		SELECT r.rolname, r.rolcanlogin, r.rolconnlimit, r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls,
 		       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1),
-		       COALESCE(r.rolconfig::text LIKE '%temp_file_limit=%', false)
+		       COALESCE(r.rolconfig::text, '') = '`+tenantdb.Settings+`'
+		       AND NOT EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase <> 0)
 		FROM pg_roles r WHERE r.rolname ~ '^ov_[0-9a-f]{20}$' ORDER BY r.rolname`)
 	if err != nil {
 		return err
@@ -260,7 +303,31 @@ func (c *comparison) read(ctx context.Context, q pg.Querier) error {
 	for _, r := range roles {
 		c.roles[r.Name] = r
 	}
-	return nil
+	return c.watch(ctx, q)
+}
+
+// watch asks what only a superuser may look up. A server that an earlier release has
+// prepared does not tell.
+func (c *comparison) watch(ctx context.Context, q pg.Querier) error {
+	err := q.QueryRow(ctx, "SELECT to_regproc('ouvira_watch.changed_passwords') IS NOT NULL").Scan(&c.watched)
+	if pg.Code(err) == pg.CodeInsufficientRights { // of the schema
+		err = nil
+	}
+	if err != nil || !c.watched {
+		return err
+	}
+	if c.trusted, err = collect[trusted](ctx, q, pgx.RowToStructByPos[trusted], "SELECT line, rule, loopback FROM ouvira_watch.trusted()"); err != nil {
+		return err
+	}
+	c.passwords, err = collect[string](ctx, q, pgx.RowTo[string], "SELECT * FROM ouvira_watch.changed_passwords()")
+	return err
+}
+
+// trusted is a rule of pg_hba.conf by which somebody is let in without a password.
+type trusted struct {
+	Line     int
+	Rule     string
+	Loopback bool
 }
 
 func collect[T any](ctx context.Context, q pg.Querier, into pgx.RowToFunc[T], sql string) ([]T, error) {

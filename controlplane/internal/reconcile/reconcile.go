@@ -54,12 +54,16 @@ const (
 	codeMembershipForeign = "membership_foreign"
 	codeDirty             = "schema_dirty"
 	codeVersion           = "schema_version"
+	codeFenceMissing      = "fence_missing"
+	codeFenceLeft         = "fence_left"
+	codePassword          = "role_password"
 )
 
 // repairable are those of a tenant that is served.
 var repairable = []string{
 	codeClosed, codePublic, codeConnectMissing, codeConnectForeign, codeNoLogin, codeRoleLimit, codeRoleSettings,
-	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion,
+	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion, codeFenceLeft,
+	codePassword,
 }
 
 // Report is what one look found.

@@ -12,10 +12,12 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -35,50 +37,67 @@ type fleet struct {
 	control   controltest.Control
 	reconcile *reconcile.Service
 	repairer  *reconcile.Repairer
+	life      *lifecycle.Service
+	adopter   *reconcile.Adopter
+	servers   *server.Service
+	rooms     *provision.Service
 	runner    *operation.Runner
 	store     *operation.Store
+	keys      controltest.Keys
 	a, b      uuid.UUID
 }
 
 func newFleet(t *testing.T, version string) *fleet {
 	t.Helper()
-	f := &fleet{pgServer: testdb.Server(t, version), control: controltest.New(t)}
-	keys := controltest.NewKeys(t)
-	log := slog.New(slog.DiscardHandler)
-	servers := server.NewService(f.control.Pool, keys.Control, log, server.Options{})
-	store := operation.NewStore(f.control.Pool, asleep{})
-	rooms := provision.NewService(f.control.Pool, store, servers, keys.Public, keys.Control, log, provision.Options{})
-	f.reconcile = reconcile.NewService(f.control.Pool, servers, log)
-	f.repairer = reconcile.NewRepairer(f.reconcile, store)
-	runner := operation.NewRunner(store, "test", log, map[string]operation.Handler{provision.Kind: rooms, reconcile.KindRepair: f.repairer})
-	f.runner, f.store = runner, store
+	f := &fleet{pgServer: testdb.Server(t, version), keys: controltest.NewKeys(t)}
 	f.admin = testdb.Connect(t, f.pgServer.URL())
-	_, err := servers.Add(t.Context(), server.New{
+	f.furnish(t)
+	f.a, f.b = f.tenant(t, "acme"), f.tenant(t, "globex")
+	return f
+}
+
+// furnish makes a control plane over the server that knows of nothing but that.
+func (f *fleet) furnish(t *testing.T) {
+	t.Helper()
+	f.control = controltest.New(t)
+	log := slog.New(slog.DiscardHandler)
+	f.servers = server.NewService(f.control.Pool, f.keys.Control, log, server.Options{})
+	f.store = operation.NewStore(f.control.Pool, asleep{})
+	f.rooms = provision.NewService(f.control.Pool, f.store, f.servers, f.keys.Public, f.keys.Control, log, provision.Options{})
+	f.reconcile = reconcile.NewService(f.control.Pool, f.servers, log)
+	f.life = lifecycle.NewService(f.control.Pool, f.store, f.servers, log, lifecycle.Options{})
+	f.repairer = reconcile.NewRepairer(f.reconcile, f.store, f.life, f.keys.Public)
+	f.adopter = reconcile.NewAdopter(f.reconcile, f.store, &tenant.Service{DB: f.control.Pool, Provision: f.rooms}, f.keys.Public)
+	f.runner = operation.NewRunner(f.store, "test", log, map[string]operation.Handler{
+		provision.Kind: f.rooms, reconcile.KindRepair: f.repairer, reconcile.KindAdopt: f.adopter,
+	})
+	_, err := f.servers.Add(t.Context(), server.New{
 		Name: "a", URL: f.pgServer.URL(), Capacity: server.Capacity{Databases: 10, Connections: 50},
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tenant := func(slug string) uuid.UUID {
-		id := uuid.Must(uuid.NewV7())
-		op, err := pg.InTxValue(t.Context(), f.control.Pool, func(tx pgx.Tx) (uuid.UUID, error) {
-			_, err := tx.Exec(t.Context(), `
-				INSERT INTO control.tenants (id, slug, name, status, plan_id) SELECT $1, $2, $2, 'provisioning', id FROM control.plans`, id, slug)
-			if err != nil {
-				return uuid.Nil, err
-			}
-			return rooms.Start(t.Context(), tx, id, provision.Params{Owner: &provision.Owner{Email: "a@b.example", FullName: "A"}}, "test")
-		})
+}
+
+// tenant makes one that serves.
+func (f *fleet) tenant(t *testing.T, slug string) uuid.UUID {
+	t.Helper()
+	id := uuid.Must(uuid.NewV7())
+	op, err := pg.InTxValue(t.Context(), f.control.Pool, func(tx pgx.Tx) (uuid.UUID, error) {
+		_, err := tx.Exec(t.Context(), `
+			INSERT INTO control.tenants (id, slug, name, status, plan_id) SELECT $1, $2, $2, 'provisioning', id FROM control.plans`, id, slug)
 		if err != nil {
-			t.Fatal(err)
+			return uuid.Nil, err
 		}
-		if err := runner.Run(t.Context(), op); err != nil {
-			t.Fatal(err)
-		}
-		return id
+		return f.rooms.Start(t.Context(), tx, id, provision.Params{Owner: &provision.Owner{Email: "a@b.example", FullName: "A"}}, "test")
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.a, f.b = tenant("acme"), tenant("globex")
-	return f
+	if err := f.runner.Run(t.Context(), op); err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
 func (f *fleet) look(t *testing.T) reconcile.Report {

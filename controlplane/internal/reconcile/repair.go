@@ -18,6 +18,7 @@ import (
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
+	"github.com/ouvira/ouvira/shared/seal"
 )
 
 // KindRepair is that of the operations that repair what was found of one tenant.
@@ -32,11 +33,20 @@ const stepRepair = "repair"
 type Repairer struct {
 	look       *Service
 	operations *operation.Store
+	fences     Fences
+	data       *seal.PublicKey
 }
 
-// NewRepairer makes one that looks with the service.
-func NewRepairer(look *Service, operations *operation.Store) *Repairer {
-	return &Repairer{look: look, operations: operations}
+// Fences give a tenant's role what its status asks for, with its row locked: the fence,
+// or what it needs to be served.
+type Fences interface {
+	Mend(ctx context.Context, run *operation.Run) error
+}
+
+// NewRepairer makes one that looks with the service. New passwords of roles are sealed
+// to the data plane's key.
+func NewRepairer(look *Service, operations *operation.Store, fences Fences, data *seal.PublicKey) *Repairer {
+	return &Repairer{look: look, operations: operations, fences: fences, data: data}
 }
 
 // Repair looks, and asks for an operation for each tenant of which something can
@@ -81,14 +91,16 @@ func (r *Repairer) Repair(ctx context.Context, actor *audit.Actor) ([]uuid.UUID,
 
 // Begin implements operation.Handler.
 func (r *Repairer) Begin(run *operation.Run) operation.Attempt {
-	return &repair{look: r.look, run: run}
+	return &repair{look: r.look, fences: r.fences, data: r.data, run: run}
 }
 
 // repair is one attempt. It looks again: what was found when it was asked for may
 // be another thing by now.
 type repair struct {
-	look *Service
-	run  *operation.Run
+	look   *Service
+	fences Fences
+	data   *seal.PublicKey
+	run    *operation.Run
 }
 
 // rounds bounds how often it looks: mending one thing may bring another to light.
@@ -149,14 +161,28 @@ func (a *repair) mend(ctx context.Context, srv server.Server) ([]Finding, error)
 	if len(found) == 0 {
 		return nil, nil
 	}
+	// Before this run takes connections of its own: fences take theirs.
+	if slices.ContainsFunc(found, ofFence) {
+		if err := a.fences.Mend(ctx, a.run); err != nil {
+			return nil, err
+		}
+	}
 	work := tenantdb.On(a.look.servers, srv.ID, a.run)
 	defer work.Close()
 	for _, f := range found {
+		if ofFence(f) {
+			continue
+		}
 		if err := a.apply(ctx, work, f, &c); err != nil {
 			return nil, err
 		}
 	}
 	return found, nil
+}
+
+// ofFence tells whether the finding is about what a fence takes away.
+func ofFence(f Finding) bool {
+	return slices.Contains([]string{codeFenceMissing, codeFenceLeft, codeNoLogin, codeRoleLimit, codeMembershipMissing}, f.Code)
 }
 
 // apply mends one finding.
@@ -181,8 +207,6 @@ func (a *repair) apply(ctx context.Context, work *tenantdb.Work, f Finding, c *c
 		return work.Admit(ctx, d)
 	case codeConnectForeign:
 		return admin.Exec(ctx, "REVOKE CONNECT ON DATABASE "+d.Quoted()+" FROM "+pgx.Identifier{f.Object}.Sanitize())
-	case codeNoLogin, codeRoleLimit, codeMembershipMissing:
-		return work.Unfence(ctx, d, t.MaxConnections)
 	case codeRoleSettings:
 		return work.Bound(ctx, d)
 	case codeMembershipForeign:
@@ -196,8 +220,37 @@ func (a *repair) apply(ctx context.Context, work *tenantdb.Work, f Finding, c *c
 		return nil
 	case codeDirty, codeVersion:
 		return a.migrate(ctx, work, d)
+	case codePassword:
+		return a.password(ctx, work, d)
 	}
 	return fmt.Errorf("nobody knows how to mend %s", f.Code)
+}
+
+// password gives the role a new one, which nodes have first.
+func (a *repair) password(ctx context.Context, work *tenantdb.Work, d tenantdb.Database) error {
+	credential, err := tenantdb.NewCredential(a.data, d)
+	if err != nil {
+		return err
+	}
+	err = a.run.InTx(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, "UPDATE control.tenants SET credential = $3, updated_at = now() WHERE id = $1 AND incarnation = $2", d.Tenant, d.Incarnation, credential.Sealed)
+		if err != nil || tag.RowsAffected() != 1 {
+			return errors.Join(errors.New("the tenant is not what was looked at"), err)
+		}
+		return publish(ctx, tx, d.Tenant)
+	})
+	if err != nil {
+		return fmt.Errorf("store the role's password: %w", err)
+	}
+	return work.Password(ctx, d, credential.Verifier)
+}
+
+// publish comes last in a transaction: it holds the route clock until the commit.
+func publish(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) error {
+	if _, err := tx.Exec(ctx, "SELECT control.publish_route($1) FROM control.routes WHERE tenant_id = $1 AND NOT deleted", tenant); err != nil {
+		return fmt.Errorf("publish the route: %w", err)
+	}
+	return nil
 }
 
 // migrate brings the database to this release's version and says so.
@@ -211,11 +264,7 @@ func (a *repair) migrate(ctx context.Context, work *tenantdb.Work, d tenantdb.Da
 		if err != nil {
 			return fmt.Errorf("write the tenant's schema version: %w", err)
 		}
-		// Last: it holds the route clock until the commit.
-		if _, err := tx.Exec(ctx, "SELECT control.publish_route($1) FROM control.routes WHERE tenant_id = $1 AND NOT deleted", d.Tenant); err != nil {
-			return fmt.Errorf("publish the route: %w", err)
-		}
-		return nil
+		return publish(ctx, tx, d.Tenant)
 	})
 }
 

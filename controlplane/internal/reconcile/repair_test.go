@@ -1,7 +1,10 @@
 package reconcile_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -119,5 +122,71 @@ func TestNobodyIsRepairedWhileWorkedAt(t *testing.T) {
 		INSERT INTO control.operations (id, kind, tenant_id, created_by, exclusive) VALUES (gen_random_uuid(), 'tenant.move', $1, 'test', true)`, f.a)
 	if n := f.repair(t); n != 0 {
 		t.Errorf("%d tenants are mended while somebody moves them", n)
+	}
+}
+
+// What a fence takes away follows the tenant's status, also when that changes while the
+// repair is under way: a tenant that is being suspended is never let in again.
+func TestFencesFollowTheStatus(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, testdb.System)
+	a := tenantdb.Name(f.a, 1)
+	const fence, open = "REVOKE ouvira_app FROM %[1]s; ALTER ROLE %[1]s NOLOGIN CONNECTION LIMIT 0", "GRANT ouvira_app TO %[1]s; ALTER ROLE %[1]s LOGIN CONNECTION LIMIT 10"
+	role := func() (fenced bool) {
+		t.Helper()
+		err := f.admin.QueryRow(t.Context(), `
+			SELECT NOT rolcanlogin AND rolconnlimit = 0 AND NOT pg_has_role(rolname, 'ouvira_app', 'usage') FROM pg_roles WHERE rolname = $1`, a).Scan(&fenced)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fenced
+	}
+	for _, c := range []struct {
+		status, spoil string
+		fenced        bool
+	}{{"active", fence, false}, {"suspended", open, true}, {"deleted", open, true}} {
+		f.record(t, "UPDATE control.tenants SET status = '"+c.status+"' WHERE id = $1", f.a)
+		f.exec(t, "postgres", fmt.Sprintf(c.spoil, a))
+		if n := f.repair(t); n != 1 || role() != c.fenced {
+			t.Errorf("%s: %d tenants are mended, fenced is %v", c.status, n, role())
+		}
+		if report := f.look(t); len(report.Findings) != 0 {
+			t.Errorf("%s: %+v", c.status, report.Findings)
+		}
+	}
+	// Found while it was active; suspended before the repair comes to it.
+	f.record(t, "UPDATE control.tenants SET status = 'active' WHERE id = $1", f.a)
+	f.exec(t, "postgres", fmt.Sprintf(fence, a))
+	ids, err := f.repairer.Repair(t.Context(), keeper)
+	if err != nil || len(ids) != 1 {
+		t.Fatal(ids, err)
+	}
+	suspending, err := f.control.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = suspending.Rollback(context.Background()) }()
+	if _, err := suspending.Exec(t.Context(), "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", f.a); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- f.runner.Run(context.Background(), ids[0]) }()
+	waiting := "SELECT count(*) FROM pg_locks WHERE NOT granted AND $1::int = ANY (pg_blocking_pids(pid))"
+	for n, deadline := 0, time.Now().Add(20*time.Second); n == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the repair does not wait for the suspension")
+		}
+		if err := f.control.Pool.QueryRow(t.Context(), waiting, suspending.Conn().PgConn().PID()).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := suspending.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if !role() {
+		t.Error("a repair has let the role of a suspended tenant in")
 	}
 }

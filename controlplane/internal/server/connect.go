@@ -23,6 +23,8 @@ type Target struct {
 	ApplicationName string // shown in pg_stat_activity
 	Role            string // current role of the session; "" stays the provisioner
 	Mover           bool   // connect as the mover, who may read everything and replicate
+
+	Login, Password string // connect as this role; "": as the provisioner
 }
 
 // Access is the right of this process to a few connections to one server,
@@ -133,8 +135,11 @@ func (a *Access) WithURL(t Target, fn func(address string) error) error {
 		t.ApplicationName += "/" + a.budget.Instance()
 	}
 	who := a.address
-	if t.Mover {
+	switch {
+	case t.Mover:
 		who.user, who.password = migrations.MoverRole, a.mover
+	case t.Login != "":
+		who.user, who.password = t.Login, t.Password
 	}
 	return who.with(t, fn)
 }

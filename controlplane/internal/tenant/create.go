@@ -74,6 +74,7 @@ func (s *Service) Create(ctx context.Context, actor *audit.Actor, n New) (Tenant
 
 // Row is a tenant to be written.
 type Row struct {
+	ID   uuid.UUID // uuid.Nil: a new one
 	Slug string
 	Name string
 	Plan string // code; "" means DefaultPlan
@@ -122,8 +123,10 @@ func (s *Service) Insert(ctx context.Context, tx pgx.Tx, r Row) (uuid.UUID, erro
 	if ok {
 		row.ID, row.ServerID, row.DatabaseName = warm.ID, uuid.NullUUID{UUID: warm.Server, Valid: true}, &warm.Database
 		row.Credential, row.SchemaVersion = warm.Credential, warm.SchemaVersion
-	} else if row.ID, err = uuid.NewV7(); err != nil {
-		return uuid.Nil, fmt.Errorf("make an id: %w", err)
+	} else if row.ID = r.ID; row.ID == uuid.Nil {
+		if row.ID, err = uuid.NewV7(); err != nil {
+			return uuid.Nil, fmt.Errorf("make an id: %w", err)
+		}
 	}
 	err = s.q.InsertTenant(ctx, tx, row)
 	if pg.Constraint(err) == "tenants_slug_key" {

@@ -11,13 +11,17 @@ import (
 // that leads them into the database. It holds the password: hand it on, do not keep
 // or log it.
 func (w *Work) WithEnv(ctx context.Context, database, role string, fn func(env []string) error) error {
-	return w.WithURL(ctx, database, role, func(address string) error {
+	return w.WithURL(ctx, database, role, inEnvironment(fn))
+}
+
+func inEnvironment(fn func(env []string) error) func(address string) error {
+	return func(address string) error {
 		env, err := environment(address)
 		if err != nil {
 			return err
 		}
 		return fn(env)
-	})
+	}
 }
 
 // environment says with libpq's variables what the address says.

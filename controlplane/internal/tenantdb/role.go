@@ -2,8 +2,11 @@ package tenantdb
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/migrations"
@@ -44,18 +47,57 @@ func (w *Work) Role(ctx context.Context, d Database, verifier string, limit int)
 	return admin.ExecAll(
 		ctx,
 		fmt.Sprintf("%s ROLE %s LOGIN CONNECTION LIMIT %d PASSWORD '%s'", verb, d.Quoted(), limit, verifier),
+		remember(d, verifier),
 		join,
 		bound(d),
 	)
 }
 
-// Bound gives the role the limits that it cannot change itself.
+// remember is the statement that says which password the role was given, so that
+// another one is noticed (ouvira_watch.changed_passwords). Everybody can read the
+// digest; the verifier in it has a salt of its own.
+func remember(d Database, verifier string) string {
+	return fmt.Sprintf("COMMENT ON ROLE %s IS 'sha256:%x'", d.Quoted(), sha256.Sum256([]byte(verifier)))
+}
+
+// Password gives the role a new password, and changes nothing else of it. It is stored
+// already.
+func (w *Work) Password(ctx context.Context, d Database, verifier string) error {
+	if !pg.IsSCRAMVerifier(verifier) {
+		return errors.New("the SCRAM verifier has not the shape Postgres knows")
+	}
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	return admin.ExecAll(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", d.Quoted(), verifier), remember(d, verifier))
+}
+
+// Settings are what a role was given, as pg_roles.rolconfig shows it.
+const Settings = "{temp_file_limit=" + tempFileLimit + "}"
+
+// Bound gives the role the settings that it was made with, and no others: it can
+// change its own.
 func (w *Work) Bound(ctx context.Context, d Database) error {
 	admin, err := w.Admin(ctx)
 	if err != nil {
 		return err
 	}
-	return admin.Exec(ctx, bound(d))
+	rows, err := admin.conn.Query(ctx, `
+		SELECT d.datname FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase JOIN pg_roles r ON r.oid = s.setrole
+		WHERE r.rolname = $1`, d.Name())
+	if err != nil {
+		return admin.Explain(err)
+	}
+	databases, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return admin.Explain(err)
+	}
+	statements := []string{"ALTER ROLE " + d.Quoted() + " RESET ALL", bound(d)}
+	for _, name := range databases {
+		statements = append(statements, "ALTER ROLE "+d.Quoted()+" IN DATABASE "+pgx.Identifier{name}.Sanitize()+" RESET ALL")
+	}
+	return admin.ExecAll(ctx, statements...)
 }
 
 func bound(d Database) string {

@@ -230,11 +230,15 @@ func (w *Work) Replication(ctx context.Context, d Database, modern bool) (string
 // Migrate brings a database to this release's schema version, as its owner. It
 // takes two connections.
 func (w *Work) Migrate(ctx context.Context, database string) error {
-	w.CloseInside()
-	err := w.WithURL(ctx, database, migrations.OwnerRole, func(dsn string) error {
+	return w.migrate(ctx, database, func(dsn string) error {
 		_, err := migrations.Up(ctx, dsn, migrations.Tenant)
 		return err
 	})
+}
+
+func (w *Work) migrate(ctx context.Context, database string, up func(dsn string) error) error {
+	w.CloseInside()
+	err := w.WithURL(ctx, database, migrations.OwnerRole, up)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -92,9 +92,22 @@ func (p Programs) Contents(ctx context.Context, dump io.Reader) (string, error) 
 	return list.String(), err
 }
 
-// Restore loads what is named in contents out of the dump into the database that env
-// leads to: all of it, or nothing.
-func (p Programs) Restore(ctx context.Context, env []string, database, contents string, dump io.Reader) error {
+// Structure reads the table of contents of what the database that env leads to is made
+// of, without its rows.
+func (p Programs) Structure(ctx context.Context, env []string, without string) (string, error) {
+	var dump bytes.Buffer
+	err := p.run(ctx, "pg_dump", []string{"--format=custom", "--schema-only", "--no-publications", "--no-subscriptions", "--exclude-schema=" + without}, env, nil, &dump)
+	if err != nil {
+		return "", err
+	}
+	return p.Contents(ctx, &dump)
+}
+
+// RestoreRows loads the rows that are named in contents out of the dump into the
+// database that env leads to: all of them, or none, as long as the dump is what
+// pg_dump writes. What is in it is run as it stands: let env be of a role that may do
+// nothing else.
+func (p Programs) RestoreRows(ctx context.Context, env []string, database, contents string, dump io.Reader) error {
 	file, err := os.CreateTemp("", "ouvira-contents-*")
 	if err != nil {
 		return fmt.Errorf("write the table of contents: %w", err)
@@ -104,7 +117,7 @@ func (p Programs) Restore(ctx context.Context, env []string, database, contents 
 	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("write the table of contents: %w", err)
 	}
-	return p.run(ctx, "pg_restore", []string{"--single-transaction", "--exit-on-error", "--use-list=" + file.Name(), "--dbname=" + database}, env, dump, nil)
+	return p.run(ctx, "pg_restore", []string{"--single-transaction", "--exit-on-error", "--data-only", "--no-owner", "--no-privileges", "--use-list=" + file.Name(), "--dbname=" + database}, env, dump, nil)
 }
 
 // Error is what a program said when it failed.
