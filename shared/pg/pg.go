@@ -30,6 +30,12 @@ type Beginner interface {
 	BeginTx(ctx context.Context, opts pgx.TxOptions) (pgx.Tx, error)
 }
 
+// DB is both, as a pool is.
+type DB interface {
+	Querier
+	Beginner
+}
+
 // InTx runs fn in a READ COMMITTED transaction: committed when fn returns nil,
 // rolled back otherwise. fn runs a second time when a migration came in between
 // (IsOutdatedPlan), after all that it did in the database was rolled back: what it

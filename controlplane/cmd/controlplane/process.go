@@ -31,6 +31,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/pulse"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
+	"github.com/ouvira/ouvira/controlplane/internal/replay"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
@@ -198,35 +199,36 @@ func openDatabase(ctx context.Context, url string, o pg.Options, log *slog.Logge
 func (h *house) furnish(public *seal.PublicKey) {
 	s := h.settings
 	resolver, _ := domain.NewResolver(s.DNSServers) // checked by Validate
-	operations := operation.NewStore(h.db, h.queue)
-	servers := server.NewService(h.db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
-	provisioning := provision.NewService(h.db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
-	moves := move.NewService(h.db, operations, servers, public, h.log, move.Options{})
-	life := lifecycle.NewService(h.db, operations, servers, h.log, lifecycle.Options{})
-	tenants := &tenant.Service{DB: h.db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
-	backups := backup.NewService(h.db, operations, servers, public, h.key, backup.Options{
+	db := replay.DB{Pool: h.db}
+	operations := operation.NewStore(db, h.queue)
+	servers := server.NewService(db, h.key, h.log, server.Options{Production: s.Env == config.Production, Budget: h.member})
+	provisioning := provision.NewService(db, operations, servers, public, h.key, h.log, provision.Options{Activated: h.activated})
+	moves := move.NewService(db, operations, servers, public, h.log, move.Options{})
+	life := lifecycle.NewService(db, operations, servers, h.log, lifecycle.Options{})
+	tenants := &tenant.Service{DB: db, Addresses: s.addresses(), Provision: provisioning, Lifecycle: life}
+	backups := backup.NewService(db, operations, servers, public, h.key, backup.Options{
 		Store: s.backupStore(), Tenants: tenants, Log: h.log, Getenv: s.getenv,
 	})
 	life.BackUpBy(backups)
-	operators := &operator.Service{DB: h.db, Key: h.key, Jobs: h.queue}
+	operators := &operator.Service{DB: db, Key: h.key, Jobs: h.queue}
 	h.rooms = httpapi.Rooms{
-		DB:        h.db,
+		DB:        db,
 		Operators: operators,
-		Support:   &support.Service{DB: h.db, Operators: operators, Addresses: s.addresses()},
+		Support:   &support.Service{DB: db, Operators: operators, Addresses: s.addresses()},
 		Signups: &signup.Service{
-			DB: h.db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
+			DB: db, Key: h.key, Tenants: tenants, Provision: provisioning, Operations: operations, Jobs: h.queue,
 			Approval: s.SignupApproval, Limits: signup.Limits{PerAddress: s.SignupPerAddress, PerNetwork: s.SignupPerNetwork},
 		},
-		Webhooks:   &webhook.Service{DB: h.db, Key: h.key, AllowPrivate: s.WebhookPrivate},
+		Webhooks:   &webhook.Service{DB: db, Key: h.key, AllowPrivate: s.WebhookPrivate},
 		Tenants:    tenants,
-		Domains:    &domain.Service{DB: h.db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
-		Billing:    &billing.Service{DB: h.db, Tenants: tenants, Jobs: h.queue, Log: h.log},
-		Usage:      &usage.Service{DB: h.db, Servers: servers, Log: h.log},
+		Domains:    &domain.Service{DB: db, BaseDomain: s.BaseDomain, Reserved: s.ReservedDomains, Resolver: resolver, Log: h.log},
+		Billing:    &billing.Service{DB: db, Tenants: tenants, Jobs: h.queue, Log: h.log},
+		Usage:      &usage.Service{DB: db, Servers: servers, Log: h.log},
 		Servers:    servers,
 		Provision:  provisioning,
 		Moves:      moves,
 		Operations: operations,
-		Reconcile:  reconcile.NewService(h.db, servers, h.log),
+		Reconcile:  reconcile.NewService(db, servers, h.log),
 		Backups:    backups,
 	}
 	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)

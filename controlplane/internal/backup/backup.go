@@ -28,13 +28,12 @@ import (
 	"os"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
@@ -71,7 +70,7 @@ type Options struct {
 
 // Service takes and restores backups. It may be used by several goroutines.
 type Service struct {
-	db         *pgxpool.Pool
+	db         pg.DB
 	operations *operation.Store
 	servers    *server.Service
 	data       *seal.PublicKey
@@ -83,7 +82,7 @@ type Service struct {
 }
 
 // NewService makes the room.
-func NewService(db *pgxpool.Pool, operations *operation.Store, servers *server.Service, data *seal.PublicKey, control *seal.ControlKey, o Options) *Service {
+func NewService(db pg.DB, operations *operation.Store, servers *server.Service, data *seal.PublicKey, control *seal.ControlKey, o Options) *Service {
 	if o.Getenv == nil {
 		o.Getenv = os.Getenv
 	}

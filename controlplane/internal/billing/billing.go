@@ -22,7 +22,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/billing/dbsqlc"
@@ -47,7 +46,7 @@ type Payment struct {
 
 // Service of the room.
 type Service struct {
-	DB      *pgxpool.Pool
+	DB      pg.DB
 	Tenants *tenant.Service
 	Jobs    *job.Queue
 	Log     *slog.Logger

@@ -374,3 +374,38 @@ func TestDoctor(t *testing.T) {
 		}
 	}
 }
+
+// A request whose answer is lost is sent again under its key, and is done once; what is
+// shown once is not shown then, which is said. Where nobody listens nobody is waited for.
+func TestALostAnswerIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	keys := make(chan string, 10)
+	var omitted atomic.Bool
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		keys <- r.Header.Get("Idempotency-Key")
+		switch {
+		case len(keys) == 1:
+			panic(http.ErrAbortHandler) // the connection breaks off
+		case len(keys) == 2:
+			problem(w, http.StatusServiceUnavailable)
+			return
+		case omitted.Load():
+			w.Header().Set("Idempotency-Omitted", "secret")
+		}
+		w.Header().Set("Idempotency-Replayed", "true")
+		fmt.Fprint(w, `{"id":"1","status":"active","secret":""}`)
+	})
+	if code, _, errOut := p.run(t, "", "tenant", "resume", "acme"); code != 0 || len(keys) != 3 {
+		t.Fatalf("exit %d after %d requests: %s", code, len(keys), errOut)
+	}
+	first := <-keys
+	if len(first) < 20 || <-keys != first || <-keys != first {
+		t.Errorf("the requests have not one key: %q", first)
+	}
+	omitted.Store(true)
+	code, out, errOut := p.run(t, "", "webhook", "add", "https://example.com/hook", "--event", "tenant.created")
+	if code != cli.ExitFailure || out != "" || !strings.Contains(errOut, "answer was lost") || <-keys == first {
+		t.Errorf("exit %d %q %q", code, out, errOut)
+	}
+}

@@ -3,16 +3,20 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/ouvira/ouvira/shared/pause"
 	"github.com/ouvira/ouvira/shared/problem"
+	"github.com/ouvira/ouvira/shared/replay"
 )
 
 const (
@@ -105,21 +109,60 @@ func (c *client) call(ctx context.Context, method, path string, body, out any) e
 }
 
 func (c *client) raw(ctx context.Context, method, path string, body any) ([]byte, error) {
-	raw, err := c.once(ctx, method, path, body)
+	key := ""
+	if method == http.MethodPost {
+		key = rand.Text()
+	}
+	raw, err := c.insist(ctx, method, path, key, body)
 	var refused *apiError
 	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized && c.session != nil {
 		if refreshed := c.refresh(ctx); refreshed != nil {
 			return nil, err
 		}
-		raw, err = c.once(ctx, method, path, body)
+		raw, err = c.insist(ctx, method, path, key, body)
 	}
 	if errors.As(err, &refused) && refused.Problem.Code == "fresh_login_required" && c.confirm != nil {
 		if err := c.confirm(ctx); err != nil {
 			return nil, err
 		}
-		return c.once(ctx, method, path, body)
+		return c.insist(ctx, method, path, key, body)
 	}
 	return raw, err
+}
+
+const (
+	// tries of a request that has a key, and the pause between two.
+	tries    = 3
+	tryPause = time.Second
+)
+
+// insist sends a request that has a key again when its answer was lost, or the control
+// plane says that it could not do it just now: under the same key it is done once.
+func (c *client) insist(ctx context.Context, method, path, key string, body any) ([]byte, error) {
+	for try := 1; ; try++ {
+		raw, err := c.once(ctx, method, path, key, body)
+		if key == "" || try == tries || !passing(err) || !pause.For(ctx, tryPause) {
+			return raw, err
+		}
+	}
+}
+
+// passing tells of errors that may be over soon. Where nobody listens, nobody is
+// waited for.
+func passing(err error) bool {
+	if refused, ok := errors.AsType[*apiError](err); ok {
+		switch refused.Status {
+		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			return true
+		}
+		return refused.Problem.Code == "idempotency_unfinished"
+	}
+	lost, ok := errors.AsType[*url.Error](err)
+	if !ok || errors.Is(err, context.Canceled) {
+		return false
+	}
+	network, ok := errors.AsType[*net.OpError](lost)
+	return !ok || network.Op != "dial"
 }
 
 func (c *client) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
@@ -144,10 +187,13 @@ func (c *client) request(ctx context.Context, method, path string, body any) (*h
 	return r, nil
 }
 
-func (c *client) once(ctx context.Context, method, path string, body any) ([]byte, error) {
+func (c *client) once(ctx context.Context, method, path, key string, body any) ([]byte, error) {
 	r, err := c.request(ctx, method, path, body)
 	if err != nil {
 		return nil, err
+	}
+	if key != "" {
+		r.Header.Set(replay.HeaderKey, key)
 	}
 	answer, err := c.http.Do(r)
 	if err != nil {
@@ -156,7 +202,10 @@ func (c *client) once(ctx context.Context, method, path string, body any) ([]byt
 	defer answer.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
 	if err != nil {
-		return nil, unreachable(c.base, err)
+		return nil, unreachable(c.base, &url.Error{Op: method, URL: c.base, Err: err})
+	}
+	if lost := answer.Header.Get(replay.HeaderOmitted); lost != "" {
+		return nil, fmt.Errorf("it has been done, but the answer was lost on its way, and with it what is shown once (%s): take away what was made, and make it again", lost)
 	}
 	return raw, refusal(answer, raw)
 }
@@ -208,8 +257,20 @@ func unreachable(base string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}
-	return fmt.Errorf("the control plane does not answer at %s: is it running, and is OUVIRA_URL right?", base)
+	return &silent{base, err}
 }
+
+// silent is a control plane that gave no answer.
+type silent struct {
+	base  string
+	cause error
+}
+
+func (e *silent) Error() string {
+	return "the control plane does not answer at " + e.base + ": is it running, and is OUVIRA_URL right?"
+}
+
+func (e *silent) Unwrap() error { return e.cause }
 
 func refusal(answer *http.Response, raw []byte) error {
 	if answer.StatusCode < http.StatusMultipleChoices {

@@ -115,7 +115,7 @@ type tokens struct {
 // they are used.
 func (c *client) refresh(ctx context.Context) error {
 	var t tokens
-	raw, err := c.once(ctx, http.MethodPost, "/v1/auth/refresh", map[string]string{"refresh_token": c.session.Refresh})
+	raw, err := c.once(ctx, http.MethodPost, "/v1/auth/refresh", "", map[string]string{"refresh_token": c.session.Refresh})
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (c *client) refresh(ctx context.Context) error {
 // prove shows the credentials to path, and the code of the second factor too when
 // the other side asks for it: the one that was given, or one that a person types.
 func (a *app) prove(ctx context.Context, c *client, path string, body map[string]string, out any) error {
-	raw, err := c.once(ctx, http.MethodPost, path, body)
+	raw, err := c.once(ctx, http.MethodPost, path, "", body)
 	var refused *apiError
 	if errors.As(err, &refused) && refused.Problem.Code == "otp_required" && body["otp"] == "" {
 		if a.ReadSecret == nil {
@@ -138,7 +138,7 @@ func (a *app) prove(ctx context.Context, c *client, path string, body map[string
 		if body["otp"], err = a.ReadSecret("Code of your second factor: "); err != nil {
 			return err
 		}
-		raw, err = c.once(ctx, http.MethodPost, path, body)
+		raw, err = c.once(ctx, http.MethodPost, path, "", body)
 	}
 	if err != nil || out == nil {
 		return err

@@ -23,7 +23,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/domain/dbsqlc"
@@ -81,7 +80,7 @@ func (d Domain) RecordName() string { return ChallengeLabel + "." + d.Hostname }
 
 // Service of the room.
 type Service struct {
-	DB         *pgxpool.Pool
+	DB         pg.DB
 	BaseDomain string
 	Reserved   []string         // names of the platform that no tenant gets, with all below them
 	Resolver   Resolver         // nil: the system's

@@ -56,7 +56,7 @@ func (a access) fresh() access {
 // checkAccess refuses an API with an operation that does not say what it
 // needs, or needs what no role can have.
 func (a *api) checkAccess() error {
-	var errs []error
+	errs := a.undeclared
 	for path, item := range a.huma.OpenAPI().Paths {
 		for _, o := range []*huma.Operation{item.Get, item.Put, item.Post, item.Delete, item.Options, item.Head, item.Patch, item.Trace} {
 			if o == nil {

@@ -15,18 +15,22 @@ import (
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
-// document reads the OpenAPI document that the server gives.
-func (w *world) document(t *testing.T) map[string]map[string]struct {
+// documented is an operation of the document.
+type documented struct {
 	Security    []map[string]any `json:"security"`
 	Description string           `json:"description"`
-} {
+	Parameters  []struct {
+		Name string `json:"name"`
+		In   string `json:"in"`
+	} `json:"parameters"`
+}
+
+// document reads the OpenAPI document that the server gives.
+func (w *world) document(t *testing.T) map[string]map[string]documented {
 	t.Helper()
 	var d struct {
-		OpenAPI string `json:"openapi"`
-		Paths   map[string]map[string]struct {
-			Security    []map[string]any `json:"security"`
-			Description string           `json:"description"`
-		} `json:"paths"`
+		OpenAPI string                           `json:"openapi"`
+		Paths   map[string]map[string]documented `json:"paths"`
 	}
 	if err := json.Unmarshal([]byte(w.want(t, 200, "", "GET", "/openapi.json", nil).raw), &d); err != nil {
 		t.Fatal(err)

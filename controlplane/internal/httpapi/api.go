@@ -21,6 +21,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/cors"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/billing"
@@ -31,6 +32,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/pulse"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
+	"github.com/ouvira/ouvira/controlplane/internal/replay"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
@@ -40,13 +42,14 @@ import (
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
+	sharedreplay "github.com/ouvira/ouvira/shared/replay"
 	"github.com/ouvira/ouvira/shared/tracing"
 	"github.com/ouvira/ouvira/shared/turnstile"
 )
 
 // Rooms are what the handlers talk to.
 type Rooms struct {
-	DB         pg.Querier // for lists that belong to no room
+	DB         replay.DB // for lists that belong to no room
 	Operators  *operator.Service
 	Signups    *signup.Service
 	Tenants    *tenant.Service
@@ -93,6 +96,8 @@ type api struct {
 	huma    huma.API
 	origin  *http.CrossOriginProtection
 	asking  *asking
+
+	undeclared []error // what an operation does not say of itself
 }
 
 // New is the handler of the public listener. It refuses an API that has an
@@ -144,8 +149,8 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 		router.Use(below("/v1/signups", cors.Handler(cors.Options{
 			AllowedOrigins: o.SignupOrigins,
 			AllowedMethods: []string{http.MethodGet, http.MethodPost},
-			AllowedHeaders: []string{"Content-Type", "Accept"},
-			ExposedHeaders: []string{"Retry-After", httpserver.HeaderRequestID},
+			AllowedHeaders: []string{"Content-Type", "Accept", sharedreplay.HeaderKey},
+			ExposedHeaders: []string{"Retry-After", httpserver.HeaderRequestID, sharedreplay.HeaderReplayed, sharedreplay.HeaderOmitted},
 			MaxAge:         600,
 		})))
 	}
@@ -159,7 +164,7 @@ func build(rooms Rooms, o Options) (*api, chi.Router) {
 	a.huma.OpenAPI().Components.SecuritySchemes["cookie"] = &huma.SecurityScheme{
 		Type: "apiKey", In: "cookie", Name: a.cookieName(), Description: "POST /v1/auth/login with cookie: true.",
 	}
-	a.huma.UseMiddleware(a.authenticate)
+	a.huma.UseMiddleware(a.authenticate, readKey)
 	a.routes()
 	return a, router
 }
@@ -225,8 +230,15 @@ func op[I, O any](a *api, method, path string, who access, status int, id, summa
 			operation.Description = strings.TrimSpace(operation.Description + " Needs a fresh login (at most 15 minutes old).")
 		}
 	}
+	if method == http.MethodPost {
+		sharedreplay.Document(&operation)
+		if undecided := sharedreplay.Undecided[O](); len(undecided) > 0 {
+			a.undeclared = append(a.undeclared, fmt.Errorf(`operation %s answers with %s: tag what is secret with secret:"true", the rest with secret:"false"`,
+				id, strings.Join(undecided, ", ")))
+		}
+	}
 	huma.Register(a.huma, operation, func(ctx context.Context, in *I) (*O, error) {
-		out, err := h(ctx, in)
+		out, err := once(ctx, a, id, in, h)
 		return out, withoutDatabase(ctx, err)
 	})
 }
@@ -247,7 +259,7 @@ func withoutDatabase(ctx context.Context, err error) error {
 	case pg.CodeAdminShutdown, pg.CodeCannotConnectNow, pg.CodeTooManyConnections, "57P02":
 	default:
 		var network *net.OpError
-		if !pg.IsConnect(err) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &network) {
+		if !pg.IsConnect(err) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, pgconn.ErrConnClosed) && !errors.As(err, &network) {
 			return err
 		}
 	}

@@ -34,9 +34,9 @@ func (a *api) cookie(value string, lifetime time.Duration) string {
 
 // Tokens of an operator's login.
 type Tokens struct {
-	AccessToken  string `json:"access_token,omitempty" doc:"Send it as a bearer token. Absent from a cookie login."`
+	AccessToken  string `json:"access_token,omitempty" secret:"true" doc:"Send it as a bearer token. Absent from a cookie login."`
 	ExpiresIn    int    `json:"expires_in" doc:"Seconds."`
-	RefreshToken string `json:"refresh_token,omitempty" doc:"Good once, for new tokens. Absent from a cookie login."`
+	RefreshToken string `json:"refresh_token,omitempty" secret:"true" doc:"Good once, for new tokens. Absent from a cookie login."`
 }
 
 type loginInput struct {
@@ -50,7 +50,7 @@ type loginInput struct {
 }
 
 type tokensOutput struct {
-	SetCookie []string `header:"Set-Cookie"`
+	SetCookie []string `header:"Set-Cookie" secret:"true"`
 	Body      Tokens
 }
 
@@ -93,7 +93,7 @@ func (a *api) refresh(ctx context.Context, in *refreshInput) (*tokensOutput, err
 }
 
 type logoutOutput struct {
-	SetCookie []string `header:"Set-Cookie"`
+	SetCookie []string `header:"Set-Cookie" secret:"false"` // it takes the cookie away
 }
 
 func (a *api) logout(ctx context.Context, _ *struct{}) (*logoutOutput, error) {
@@ -176,9 +176,9 @@ func (a *api) resetPassword(ctx context.Context, in *resetPasswordInput) (*struc
 
 // Enrolment is a second factor that waits for its first code.
 type Enrolment struct {
-	Secret      string   `json:"secret" doc:"For an authenticator app: base32."`
-	URL         string   `json:"url" doc:"The same, for a QR code." example:"otpauth://totp/…"`
-	BackupCodes []string `json:"backup_codes" nullable:"false" doc:"Each good once, when the app is lost. Shown this time only."`
+	Secret      string   `json:"secret" secret:"true" doc:"For an authenticator app: base32."`
+	URL         string   `json:"url" secret:"true" doc:"The same, for a QR code." example:"otpauth://totp/…"`
+	BackupCodes []string `json:"backup_codes" secret:"true" nullable:"false" doc:"Each good once, when the app is lost. Shown this time only."`
 }
 
 func (a *api) enrolFactor(ctx context.Context, _ *struct{}) (*body[Enrolment], error) {
@@ -205,7 +205,7 @@ func (a *api) disableFactor(ctx context.Context, in *proofInput) (*struct{}, err
 
 // BackupCodes stand in for a second factor that is lost.
 type BackupCodes struct {
-	BackupCodes []string `json:"backup_codes" nullable:"false" doc:"Each good once. Those before count no more."`
+	BackupCodes []string `json:"backup_codes" secret:"true" nullable:"false" doc:"Each good once. Those before count no more."`
 }
 
 func (a *api) renewBackupCodes(ctx context.Context, in *proofInput) (*body[BackupCodes], error) {

@@ -30,6 +30,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
+	"github.com/ouvira/ouvira/controlplane/internal/replay"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/signup"
 	"github.com/ouvira/ouvira/controlplane/internal/support"
@@ -55,11 +56,16 @@ type world struct {
 
 func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	t.Helper()
-	w := &world{control: controltest.New(t), keys: controltest.NewKeys(t), draining: make(chan struct{})}
+	return newWorldOn(t, controltest.New(t), change...)
+}
+
+func newWorldOn(t *testing.T, control controltest.Control, change ...func(*httpapi.Options)) *world {
+	t.Helper()
+	w := &world{control: control, keys: controltest.NewKeys(t), draining: make(chan struct{})}
 	quiet := slog.New(slog.DiscardHandler)
-	db := w.control.Pool
+	db := replay.DB{Pool: w.control.Pool}
 	var err error
-	if w.queue, err = job.NewInsertOnly(db, nil); err != nil {
+	if w.queue, err = job.NewInsertOnly(w.control.Pool, nil); err != nil {
 		t.Fatal(err)
 	}
 	operations := operation.NewStore(db, w.queue)

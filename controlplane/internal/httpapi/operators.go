@@ -136,7 +136,7 @@ type APIKey struct {
 type NewAPIKey struct {
 	APIKey
 
-	Key string `json:"key" doc:"Send it as a bearer token. It is not shown again."`
+	Key string `json:"key" secret:"true" doc:"Send it as a bearer token. It is not shown again."`
 }
 
 type createAPIKeyInput struct {

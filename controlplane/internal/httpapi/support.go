@@ -12,7 +12,7 @@ import (
 // SupportCode lets an operator into a tenant, once.
 type SupportCode struct {
 	ID        uuid.UUID `json:"id"`
-	Code      string    `json:"code" doc:"Shown this time only. Send it to redeem_url."`
+	Code      string    `json:"code" secret:"true" doc:"Shown this time only. Send it to redeem_url."`
 	RedeemURL string    `json:"redeem_url" doc:"Answers with a token for the tenant's API."`
 	ExpiresAt time.Time `json:"expires_at" doc:"Of the code. The session begins when it is redeemed."`
 }

@@ -119,7 +119,7 @@ func (a *api) createTenant(ctx context.Context, in *createTenantInput) (*body[Te
 	}
 	httpserver.Annotate(ctx, "tenant", t.ID.String())
 	o, err := a.Operations.Get(ctx, operationID)
-	if err == nil && a.Provision.Hasten(ctx, o) {
+	if err == nil && a.hasten(ctx, o) {
 		if t, err = a.Tenants.Get(ctx, t.ID.String()); err == nil {
 			o, err = a.Operations.Get(ctx, operationID)
 		}

@@ -29,7 +29,7 @@ type Webhook struct {
 type NewWebhook struct {
 	Webhook
 
-	Secret string `json:"secret" doc:"Verifies the signatures (Standard Webhooks). It is not shown again." example:"whsec_…"`
+	Secret string `json:"secret" secret:"true" doc:"Verifies the signatures (Standard Webhooks). It is not shown again." example:"whsec_…"`
 }
 
 type createWebhookInput struct {

@@ -29,11 +29,11 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
+	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // The kinds of operations that this package runs.
@@ -97,7 +97,7 @@ type Options struct {
 // Service starts and runs these operations. It may be used by several
 // goroutines.
 type Service struct {
-	db         *pgxpool.Pool
+	db         pg.DB
 	operations *operation.Store
 	servers    *server.Service
 	log        *slog.Logger
@@ -105,7 +105,7 @@ type Service struct {
 }
 
 // NewService makes the room.
-func NewService(db *pgxpool.Pool, operations *operation.Store, servers *server.Service, log *slog.Logger, o Options) *Service {
+func NewService(db pg.DB, operations *operation.Store, servers *server.Service, log *slog.Logger, o Options) *Service {
 	return &Service{db: db, operations: operations, servers: servers, log: log, options: o}
 }
 

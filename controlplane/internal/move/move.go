@@ -36,7 +36,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -105,7 +104,7 @@ type Options struct {
 
 // Service starts and runs moves.
 type Service struct {
-	db         *pgxpool.Pool
+	db         pg.DB
 	operations *operation.Store
 	servers    *server.Service
 	data       *seal.PublicKey
@@ -114,7 +113,7 @@ type Service struct {
 }
 
 // NewService makes the room.
-func NewService(db *pgxpool.Pool, operations *operation.Store, servers *server.Service, data *seal.PublicKey, log *slog.Logger, o Options) *Service {
+func NewService(db pg.DB, operations *operation.Store, servers *server.Service, data *seal.PublicKey, log *slog.Logger, o Options) *Service {
 	o.Budget = cmp.Or(o.Budget, 2*time.Second)
 	o.Fences = cmp.Or(o.Fences, 5)
 	o.Keep = cmp.Or(o.Keep, 24*time.Hour)

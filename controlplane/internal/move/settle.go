@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -43,7 +42,7 @@ func (a *attempt) settle(ctx context.Context) error {
 	return err
 }
 
-func cleared(ctx context.Context, db *pgxpool.Pool, operationID uuid.UUID) error {
+func cleared(ctx context.Context, db pg.DB, operationID uuid.UUID) error {
 	if _, err := db.Exec(ctx, "UPDATE control.moves SET cleared_at = COALESCE(cleared_at, now()) WHERE operation_id = $1", operationID); err != nil {
 		return fmt.Errorf("write that the source is cleared up: %w", err)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -79,12 +78,12 @@ type Waker interface {
 // Store writes new operations and reads all of them. It may be used by several
 // goroutines.
 type Store struct {
-	db    *pgxpool.Pool
+	db    pg.DB
 	waker Waker
 }
 
 // NewStore makes a store on the control database.
-func NewStore(db *pgxpool.Pool, waker Waker) *Store { return &Store{db: db, waker: waker} }
+func NewStore(db pg.DB, waker Waker) *Store { return &Store{db: db, waker: waker} }
 
 // wakeGrace is how long a wake-up may take before the reaper sends another.
 const wakeGrace = 20 * time.Second

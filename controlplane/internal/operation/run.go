@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/event"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -31,7 +30,7 @@ type Run struct {
 	CreatedAt time.Time
 	Epoch     int64
 
-	db   *pgxpool.Pool
+	db   pg.DB
 	last record
 	todo []string
 }

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/tracing"
 )
 
@@ -68,7 +68,7 @@ const StepTimeout = time.Minute
 type Runner struct {
 	Tracing *tracing.Tracing // of each run and its steps; nil: none. Set it before the first Run
 
-	db       *pgxpool.Pool
+	db       pg.DB
 	waker    Waker
 	holder   string
 	log      *slog.Logger

@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
@@ -55,7 +54,7 @@ type Operator struct {
 
 // Service of the room. Creating and listing accounts needs the database only.
 type Service struct {
-	DB   *pgxpool.Pool
+	DB   pg.DB
 	Key  *seal.ControlKey
 	Jobs *job.Queue
 	Now  func() time.Time // nil means time.Now

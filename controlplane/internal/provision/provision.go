@@ -25,10 +25,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
@@ -106,7 +106,7 @@ type Options struct {
 
 // Service starts and runs the provisioning of tenants.
 type Service struct {
-	db         *pgxpool.Pool
+	db         pg.DB
 	operations *operation.Store
 	servers    *server.Service
 	data       *seal.PublicKey
@@ -117,7 +117,7 @@ type Service struct {
 }
 
 // NewService makes the room.
-func NewService(db *pgxpool.Pool, operations *operation.Store, servers *server.Service, data *seal.PublicKey, control *seal.ControlKey, log *slog.Logger, o Options) *Service {
+func NewService(db pg.DB, operations *operation.Store, servers *server.Service, data *seal.PublicKey, control *seal.ControlKey, log *slog.Logger, o Options) *Service {
 	return &Service{db: db, operations: operations, servers: servers, data: data, control: control, log: log, options: o}
 }
 

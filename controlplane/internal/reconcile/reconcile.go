@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
+	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // Severity of a finding.
@@ -76,12 +76,12 @@ type Report struct {
 
 // Service looks. It may be used by several goroutines.
 type Service struct {
-	db      *pgxpool.Pool
+	db      pg.DB
 	servers *server.Service
 	log     *slog.Logger
 }
 
 // NewService makes the room.
-func NewService(db *pgxpool.Pool, servers *server.Service, log *slog.Logger) *Service {
+func NewService(db pg.DB, servers *server.Service, log *slog.Logger) *Service {
 	return &Service{db: db, servers: servers, log: log}
 }

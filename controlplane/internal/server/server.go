@@ -23,7 +23,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/shared/budget"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -84,7 +83,7 @@ type Options struct {
 
 // Service knows the servers. It may be used by several goroutines.
 type Service struct {
-	db      *pgxpool.Pool
+	db      pg.DB
 	key     *seal.ControlKey
 	log     *slog.Logger
 	options Options
@@ -92,7 +91,7 @@ type Service struct {
 }
 
 // NewService makes the room.
-func NewService(db *pgxpool.Pool, key *seal.ControlKey, log *slog.Logger, o Options) *Service {
+func NewService(db pg.DB, key *seal.ControlKey, log *slog.Logger, o Options) *Service {
 	if o.Budget == nil {
 		o.Budget = all{}
 	}

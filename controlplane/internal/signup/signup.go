@@ -18,7 +18,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/event"
@@ -26,6 +25,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/replay"
 	"github.com/ouvira/ouvira/controlplane/internal/signup/dbsqlc"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -72,7 +72,7 @@ func (c Caller) actor(id uuid.UUID, email string) *audit.Actor {
 
 // Service of the room.
 type Service struct {
-	DB         *pgxpool.Pool
+	DB         pg.DB
 	Key        *seal.ControlKey
 	Tenants    *tenant.Service
 	Provision  *provision.Service
@@ -135,15 +135,18 @@ func (s *Service) Start(ctx context.Context, caller Caller, form Form) (Pending,
 	if err != nil {
 		return Pending{}, err
 	}
-	if err := s.admit(ctx, caller.IP); err != nil {
+	// Outside of the request's transaction: what was counted stays counted, and no
+	// connection is held while the password is hashed.
+	outside := replay.Outside(ctx)
+	if err := s.admit(outside, caller.IP); err != nil {
 		return Pending{}, err
 	}
-	if free, err := s.Tenants.Available(ctx, form.Slug); err != nil {
+	if free, err := s.Tenants.Available(outside, form.Slug); err != nil {
 		return Pending{}, err
 	} else if !free {
 		return Pending{}, tenant.SlugTaken()
 	}
-	waiting, err := s.q.CountPending(ctx, s.DB, form.Email)
+	waiting, err := s.q.CountPending(outside, s.DB, form.Email)
 	if err != nil {
 		return Pending{}, fmt.Errorf("count the sign-ups: %w", err)
 	}

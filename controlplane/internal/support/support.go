@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
@@ -38,7 +37,7 @@ const (
 
 // Service of the room.
 type Service struct {
-	DB        *pgxpool.Pool
+	DB        pg.DB
 	Operators *operator.Service
 	Addresses tenant.Addresses
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -89,7 +88,7 @@ func (a Addresses) URL(slug string) string {
 
 // Service of the room.
 type Service struct {
-	DB        *pgxpool.Pool
+	DB        pg.DB
 	Addresses Addresses
 	Provision *provision.Service
 	Lifecycle *lifecycle.Service

@@ -17,7 +17,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/event"
@@ -41,7 +40,7 @@ const visitTimeout = 30 * time.Second
 
 // Service of the room.
 type Service struct {
-	DB      *pgxpool.Pool
+	DB      pg.DB
 	Servers *server.Service
 	Log     *slog.Logger
 	Now     func() time.Time // nil: time.Now

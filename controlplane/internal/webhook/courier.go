@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/webhook/dbsqlc"
@@ -62,7 +61,7 @@ func (o Options) withDefaults() Options {
 
 // Courier fans events out and delivers them. Several may run beside each other.
 type Courier struct {
-	db      *pgxpool.Pool
+	db      pg.DB
 	key     *seal.ControlKey
 	log     *slog.Logger
 	actor   *audit.Actor
@@ -74,7 +73,7 @@ type Courier struct {
 }
 
 // NewCourier makes a courier; holder names the process.
-func NewCourier(db *pgxpool.Pool, key *seal.ControlKey, holder string, log *slog.Logger, o Options) *Courier {
+func NewCourier(db pg.DB, key *seal.ControlKey, holder string, log *slog.Logger, o Options) *Courier {
 	o = o.withDefaults()
 	return &Courier{
 		db: db, key: key, log: log, actor: audit.Worker(holder), options: o,

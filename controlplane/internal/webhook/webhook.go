@@ -25,7 +25,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/event"
@@ -70,7 +69,7 @@ type Endpoint struct {
 
 // Service of the room: what operators do with endpoints.
 type Service struct {
-	DB  *pgxpool.Pool
+	DB  pg.DB
 	Key *seal.ControlKey
 	// AllowPrivate lets endpoints be in private networks, and speak plain HTTP.
 	AllowPrivate bool

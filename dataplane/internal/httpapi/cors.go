@@ -7,6 +7,7 @@ import (
 	"github.com/go-chi/cors"
 
 	"github.com/ouvira/ouvira/shared/httpserver"
+	"github.com/ouvira/ouvira/shared/replay"
 	"github.com/ouvira/ouvira/shared/route"
 )
 
@@ -24,12 +25,12 @@ func (s *server) cors() func(http.Handler) http.Handler {
 		},
 		AllowedMethods: []string{get, post, put, patch, remove},
 		AllowedHeaders: []string{
-			"Authorization", "Content-Type", "Accept", "Accept-Language", "If-Match", "If-None-Match", headerKey,
+			"Authorization", "Content-Type", "Accept", "Accept-Language", "If-Match", "If-None-Match", replay.HeaderKey,
 			headerTenant, headerCSRF, headerAuthMode, httpserver.HeaderRequestID,
 		},
 		ExposedHeaders: []string{
 			"ETag", "Location", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy",
-			"Content-Disposition", headerReplayed, headerOmitted, httpserver.HeaderRequestID,
+			"Content-Disposition", replay.HeaderReplayed, replay.HeaderOmitted, httpserver.HeaderRequestID,
 		},
 		AllowCredentials: s.Cookies, // the origin is always answered by its name
 		MaxAge:           preflightSeconds,

@@ -6,45 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
 	"github.com/ouvira/ouvira/dataplane/internal/replay"
 	"github.com/ouvira/ouvira/shared/pg"
+	sharedreplay "github.com/ouvira/ouvira/shared/replay"
 )
 
-// Of a POST by somebody who is signed in, Idempotency-Key makes one that can
-// be sent again: within a day the same request under the same key is answered
-// as it was then, and not done again. Refusals are not remembered. A replay is
-// marked by headerReplayed; secrets are shown once, and the replay has them
-// empty and named in headerOmitted.
-const (
-	headerKey      = "Idempotency-Key"
-	headerReplayed = "Idempotency-Replayed"
-	headerOmitted  = "Idempotency-Omitted"
-)
-
-// documentKey describes the header where it has an effect.
-func documentKey(o *huma.Operation) {
-	if o.Method != http.MethodPost {
-		return
-	}
-	o.Parameters = append(o.Parameters, &huma.Param{
-		Name: headerKey, In: "header",
-		Description: "A fresh UUID makes it safe to send the request again: within 24 hours the same request is answered as it was, " +
-			"with " + headerReplayed + ": true, and not done twice; secrets are shown the first time only. Another request under the same key is refused (422).",
-		Schema: &huma.Schema{Type: huma.TypeString, MinLength: new(1), MaxLength: new(255)},
-	})
-}
-
-// keyOf is the key of the request, nil when it has none.
+// keyOf is the key of the request, nil when it has none. Of a POST by somebody who
+// is signed in, it makes one that can be sent again: within a day the same request
+// under the same key is answered as it was then, and not done again. Refusals are
+// not remembered.
 func keyOf(c *caller, in any) (*replay.Key, error) {
 	sent := c.idempotencyKeys
 	if c.op.Method != http.MethodPost || len(sent) == 0 {
@@ -137,109 +114,24 @@ func onceApart[I, O any](ctx context.Context, c *caller, in *I, work func() (*O,
 const answerTimeout = 5 * time.Second
 
 func keep[O any](ctx context.Context, db pg.Querier, c *caller, key *replay.Key, out *O) error {
-	remembered, err := remember(out)
+	answer, err := sharedreplay.Remember(out)
 	if err != nil {
-		return fmt.Errorf("remember the answer of %s: %w", c.op.OperationID, err)
+		return fmt.Errorf("%s: %w", c.op.OperationID, err)
 	}
-	return key.Answer(ctx, db, remembered)
-}
-
-// remembered is an answer as it is stored: the output of the handler, whose
-// fields are the body and headers.
-type remembered struct {
-	Output  json.RawMessage `json:"output"`
-	Omitted []string        `json:"omitted,omitempty"` // names of the secrets that are not there
-}
-
-func remember[O any](out *O) (json.RawMessage, error) {
-	raw, err := json.Marshal(out)
-	if err != nil {
-		return nil, err
-	}
-	var bare *O // a copy: the caller still gets the secrets
-	if err := json.Unmarshal(raw, &bare); err != nil {
-		return nil, err
-	}
-	var omitted []string
-	takeSecrets(reflect.ValueOf(&bare), &omitted)
-	if raw, err = json.Marshal(bare); err != nil {
-		return nil, err
-	}
-	slices.Sort(omitted)
-	return json.Marshal(remembered{raw, slices.Compact(omitted)})
+	return key.Answer(ctx, db, answer)
 }
 
 func replayed[O any](c *caller, stored json.RawMessage) (*O, error) {
-	var r remembered
-	if err := json.Unmarshal(stored, &r); err != nil {
-		return nil, fmt.Errorf("read a remembered answer: %w", err)
-	}
-	var out *O
-	if err := json.Unmarshal(r.Output, &out); err != nil {
-		return nil, fmt.Errorf("read the remembered answer of %s: %w", c.op.OperationID, err)
+	out, omitted, err := sharedreplay.Recall[O](stored)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.op.OperationID, err)
 	}
 	c.asked = true // of the request that is answered
-	c.answer.Set(headerReplayed, "true")
-	if len(r.Omitted) > 0 {
-		c.answer.Set(headerOmitted, strings.Join(r.Omitted, ", "))
+	c.answer.Set(sharedreplay.HeaderReplayed, "true")
+	if len(omitted) > 0 {
+		c.answer.Set(sharedreplay.HeaderOmitted, strings.Join(omitted, ", "))
 	}
 	return out, nil
-}
-
-// takeSecrets empties the fields that are tagged secret:"true", at any depth,
-// and notes their names.
-func takeSecrets(v reflect.Value, names *[]string) {
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		if !v.IsNil() {
-			takeSecrets(v.Elem(), names)
-		}
-	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			takeSecrets(v.Index(i), names)
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			f := v.Type().Field(i)
-			switch {
-			case !f.IsExported():
-			case f.Tag.Get("secret") != "true":
-				takeSecrets(v.Field(i), names)
-			case !v.Field(i).IsZero():
-				v.Field(i).SetZero()
-				*names = append(*names, jsonName(f))
-			}
-		}
-	default: // nothing below it
-	}
-}
-
-// secretNames are names of fields that must say whether they are secrets.
-var secretNames = []string{"token", "access", "refresh", "secret", "key", "qr_code", "backup_codes", "password", "otp"}
-
-// undecidedSecrets are the fields of an output that are named like a secret
-// and do not say by the tag "secret" whether they are one.
-func undecidedSecrets(t reflect.Type, seen map[reflect.Type]bool) []string {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct || seen[t] {
-		return nil
-	}
-	seen[t] = true
-	var undecided []string
-	for f := range t.Fields() {
-		if slices.Contains(secretNames, jsonName(f)) && f.Tag.Get("secret") == "" {
-			undecided = append(undecided, t.String()+"."+f.Name)
-		}
-		undecided = append(undecided, undecidedSecrets(f.Type, seen)...)
-	}
-	return undecided
-}
-
-func jsonName(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-	return name
 }
 
 // replayable documents that the operation takes an Idempotency-Key if it is a
@@ -248,8 +140,8 @@ func replayable[O any](s *server, o *operation) {
 	if o.Method != post {
 		return
 	}
-	documentKey(&o.Operation)
-	if undecided := undecidedSecrets(reflect.TypeFor[O](), map[reflect.Type]bool{}); len(undecided) > 0 {
+	sharedreplay.Document(&o.Operation)
+	if undecided := sharedreplay.Undecided[O](); len(undecided) > 0 {
 		s.undeclared = append(s.undeclared, fmt.Errorf(`operation %s answers with %s: tag what is secret with secret:"true", the rest with secret:"false"`,
 			o.OperationID, strings.Join(undecided, ", ")))
 	}

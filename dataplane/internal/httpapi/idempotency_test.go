@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
+	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
@@ -53,6 +54,62 @@ func TestTheSameRequestIsDoneOnce(t *testing.T) {
 	exec(t, n.A, "UPDATE public.idempotency_keys SET created_at = created_at - interval '24 hours'")
 	if a := n.newCompany(t, n.A, token, "South", "key-1"); a.status != 201 || a.text("name") != "South" {
 		t.Errorf("after a day: %d %s", a.status, a.raw)
+	}
+}
+
+// A hundred identical requests have one effect, whatever each has to wait for.
+func TestRel10IdenticalPOSTsHaveOneEffect(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	token, _ := n.login(t, n.A)
+	answers := make([]answer, 100)
+	var callers sync.WaitGroup
+	for i := range answers {
+		callers.Go(func() {
+			for { // as a client does that is told to try again
+				answers[i] = n.newCompany(t, n.A, token, "North", "key-1")
+				if answers[i].header.Get("Retry-After") == "" {
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+	for _, a := range answers {
+		if a.status != 201 || a.raw != answers[0].raw {
+			t.Fatalf("%d %s\n%d %s", answers[0].status, answers[0].raw, a.status, a.raw)
+		}
+	}
+	if made := companies(t, n.A); made != 2 {
+		t.Errorf("%d companies, want 2", made)
+	}
+	expect(t, "another body", n.newCompany(t, n.A, token, "South", "key-1"), 422, "idempotency_mismatch")
+}
+
+// The connection breaks off around the COMMIT: whoever sends the request again has it
+// done once, whether the COMMIT was done or not.
+func TestRel07AConnectionResetAroundCOMMIT(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	cut := testdb.NewCut(t, n.A.AdminURL)
+	n.Table.Change(n.A.ID, func(r *route.Route) {
+		server := *r.Server
+		server.Host, server.Port = "127.0.0.1", uint16(cut.Port)
+		r.Server = &server
+	})
+	token, _ := n.login(t, n.A)
+	cut.BeforeCommit()
+	expect(t, "cut before", n.newCompany(t, n.A, token, "North", "key-1"), 503, "database_unavailable")
+	if made := companies(t, n.A); made != 1 {
+		t.Errorf("%d companies, want the first one", made)
+	}
+	cut.AfterCommit()
+	expect(t, "cut after", n.newCompany(t, n.A, token, "North", "key-1"), 503, "database_unavailable")
+	if a := n.newCompany(t, n.A, token, "North", "key-1"); a.status != 201 || a.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("the third request: %d %v %s", a.status, a.header, a.raw)
+	}
+	if made := companies(t, n.A); made != 2 || cut.Cuts() != 2 {
+		t.Errorf("%d companies after %d cuts, want 2 and 2", made, cut.Cuts())
 	}
 }
 

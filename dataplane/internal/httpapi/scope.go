@@ -17,6 +17,7 @@ import (
 	"github.com/ouvira/ouvira/shared/httpserver"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/problem"
+	"github.com/ouvira/ouvira/shared/replay"
 	"github.com/ouvira/ouvira/shared/route"
 	"github.com/ouvira/ouvira/shared/telemetry"
 )
@@ -99,7 +100,7 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 			url:    r.URL,
 			answer: w.Header(),
 
-			idempotencyKeys: r.Header.Values(headerKey),
+			idempotencyKeys: r.Header.Values(replay.HeaderKey),
 			cookies:         s.cookiesOf(r, found),
 		}}
 		sc := &scoped.scope

@@ -15,15 +15,15 @@ func FuzzSec34NewKey(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		key, err := NewKey(1, "", text, []byte("request"))
+		key, err := NewKey("", text, []byte("request"))
 		if err != nil {
 			if !fault.Is(err, fault.KindMalformed) || (text != "" && strings.Contains(err.Error(), text) && len(text) > 3) {
 				t.Errorf("%q is refused by %v", text, err)
 			}
 			return
 		}
-		if len(key.hash) != 32 || len(key.request) != 32 || strings.ContainsAny(text, "\r\n\x00") {
-			t.Errorf("%q is a key of %d and %d bytes", text, len(key.hash), len(key.request))
+		if len(key.Hash) != 32 || len(key.Request) != 32 || strings.ContainsAny(text, "\r\n\x00") {
+			t.Errorf("%q is a key of %d and %d bytes", text, len(key.Hash), len(key.Request))
 		}
 	})
 }
@@ -31,20 +31,20 @@ func FuzzSec34NewKey(f *testing.F) {
 func TestWhatMakesAnotherKeyOrRequest(t *testing.T) {
 	t.Parallel()
 	of := func(scope, text, request string) Key {
-		key, err := NewKey(1, scope, text, []byte(request))
+		key, err := NewKey(scope, text, []byte(request))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return key
 	}
 	base := of("", "k", "r")
-	if other := of("", "k", "s"); !bytes.Equal(base.hash, other.hash) || bytes.Equal(base.request, other.request) {
+	if other := of("", "k", "s"); !bytes.Equal(base.Hash, other.Hash) || bytes.Equal(base.Request, other.Request) {
 		t.Error("another request is not another request under the same key")
 	}
-	if other := of("", "l", "r"); bytes.Equal(base.hash, other.hash) || bytes.Equal(base.request, other.request) {
+	if other := of("", "l", "r"); bytes.Equal(base.Hash, other.Hash) || bytes.Equal(base.Request, other.Request) {
 		t.Error("another key is not another one")
 	}
-	if other := of("machine", "k", "r"); bytes.Equal(base.hash, other.hash) {
+	if other := of("machine", "k", "r"); bytes.Equal(base.Hash, other.Hash) {
 		t.Error("the keys of two credentials are one")
 	}
 }
