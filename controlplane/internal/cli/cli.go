@@ -16,6 +16,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/ouvira/ouvira/shared/telemetry"
 )
@@ -28,6 +29,8 @@ const (
 	ExitNotFound = 3
 	ExitConflict = 4 // the state of things does not allow it
 	ExitRefused  = 5 // not signed in, or not allowed
+
+	ExitInterrupted = 130 // by Ctrl-C: what was asked for goes on
 )
 
 const help = `The operators' command line of Ouvira.
@@ -35,7 +38,8 @@ const help = `The operators' command line of Ouvira.
 Where to go:  OUVIRA_URL (default http://localhost:8080)
 Who you are:  ouvira login, or an access token in OUVIRA_TOKEN
 Exit codes:   0 done · 1 failed · 2 wrong command line · 3 not found
-              4 conflict with the state of things · 5 not signed in or not allowed`
+              4 conflict with the state of things · 5 not signed in or not allowed
+              130 interrupted: an operation that was waited for goes on`
 
 // Process is what a command line touches of the process, so that tests can bring their own.
 type Process struct {
@@ -46,6 +50,7 @@ type Process struct {
 	// ReadSecret asks a person without showing what is typed; nil when there
 	// is no terminal.
 	ReadSecret func(prompt string) (string, error)
+	Terminal   bool // Err is shown to a person as it is written
 }
 
 // Run runs one command line and gives the exit code.
@@ -135,9 +140,12 @@ func exitCode(err error) int {
 	var usage usageError
 	var missing notFoundError
 	var answer *apiError
+	var interrupted errInterrupted
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &interrupted):
+		return ExitInterrupted
 	case errors.As(err, &missing):
 		return ExitNotFound
 	case errors.As(err, &usage):
@@ -180,5 +188,6 @@ func System() Process {
 	return Process{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv,
 		ConfigDir: os.UserConfigDir, ReadSecret: terminalSecret(),
+		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
 }

@@ -204,11 +204,18 @@ func (c *client) upload(ctx context.Context, path string, file io.Reader) (begun
 	return b, nil
 }
 
+// errSilent is a control plane that does not answer.
+type errSilent struct{ base string }
+
+func (e errSilent) Error() string {
+	return "the control plane does not answer at " + e.base + ": is it running, and is OUVIRA_URL right?"
+}
+
 func unreachable(base string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}
-	return fmt.Errorf("the control plane does not answer at %s: is it running, and is OUVIRA_URL right?", base)
+	return errSilent{base}
 }
 
 func refusal(answer *http.Response, raw []byte) error {
