@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -63,9 +64,12 @@ func Run(ctx context.Context, args []string, p Process) int {
 	}
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, wide, json or yaml")
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\n  see: %s --help", err, cmd.CommandPath())}
+	})
 	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.signup(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
 		a.operation(), a.webhook(), a.doctor(), a.version())
+	a.completions(root)
 	refuseStrangers(root)
 	root.SetArgs(args)
 	root.SetIn(p.In)
@@ -123,7 +127,7 @@ func refuseStrangers(c *cobra.Command) {
 			err = cmd.ValidateRequiredFlags()
 		}
 		if err != nil {
-			return usageError{err}
+			return usageError{fmt.Errorf("%w\n  usage: %s (more: --help)", err, cmd.UseLine())}
 		}
 		return nil
 	}
@@ -167,6 +171,9 @@ func report(w io.Writer, err error) {
 		if f.Field != "" && f.Message != answer.Problem.Detail {
 			fmt.Fprintf(w, "  %s: %s\n", f.Field, f.Message)
 		}
+	}
+	if answer.Status == http.StatusUnauthorized {
+		fmt.Fprintln(w, "  sign in: ouvira login --email ADDRESS")
 	}
 	if answer.Status >= 500 && answer.Problem.RequestID != "" {
 		fmt.Fprintln(w, "  request id:", answer.Problem.RequestID)

@@ -34,7 +34,10 @@ type operation struct {
 		Message    string `json:"message"`
 		NextAction string `json:"next_action"`
 	} `json:"error"`
-	CreatedAt time.Time `json:"created_at"`
+	CreatedBy  string     `json:"created_by"`
+	CreatedAt  time.Time  `json:"created_at"`
+	UpdatedAt  time.Time  `json:"updated_at"`
+	FinishedAt *time.Time `json:"finished_at"`
 }
 
 func (o operation) finished() bool {
@@ -48,13 +51,27 @@ func (o operation) why() string {
 	return strings.TrimSpace(o.Error.Message + " " + o.Error.NextAction)
 }
 
+// step is where the operation is: at work, waiting, or where it has failed.
+func (o operation) step() string {
+	for _, s := range o.Steps {
+		if s.Status != "succeeded" {
+			return s.Name
+		}
+	}
+	return ""
+}
+
 var operationColumns = []column[operation]{
 	{"id", false, func(o operation) string { return o.ID }},
 	{"kind", false, func(o operation) string { return o.Kind }},
 	{"status", false, func(o operation) string { return o.Status }},
 	{"progress", false, func(o operation) string { return fmt.Sprintf("%.0f %%", 100*o.Progress) }},
+	{"step", false, operation.step},
 	{"created", false, func(o operation) string { return moment(o.CreatedAt) }},
 	{"reason", false, operation.why},
+	{"finished", true, func(o operation) string { return optionalMoment(o.FinishedAt) }},
+	{"by", true, func(o operation) string { return o.CreatedBy }},
+	{"tenant", true, func(o operation) string { return deref(o.TenantID) }},
 }
 
 func (a *app) operation() *cobra.Command {
@@ -204,8 +221,10 @@ func (a *app) ended(ctx context.Context, c *client, id string) (operation, error
 			return o, nil
 		case err == nil:
 			heard = time.Now()
-		case !passes(err) || time.Since(heard) > patience:
-			return o, fmt.Errorf("%w\nThe operation goes on: ouvira operation watch %s", err, id)
+		case !passes(err):
+			return o, err
+		case time.Since(heard) > patience:
+			return o, fmt.Errorf("%w\n  The operation goes on; follow it: ouvira operation watch %s", err, id)
 		default:
 			seen.note("the control plane does not answer; the operation goes on, and so does the wait")
 		}

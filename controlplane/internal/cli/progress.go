@@ -33,7 +33,7 @@ func (p *progress) show(o operation) {
 		}
 	}
 	why := o.why()
-	if o.finished() {
+	if o.finished() || o.Error != nil && o.Error.Code == "cancelled" { // it does not wait: it is being undone
 		why = ""
 	}
 	p.note(why)
