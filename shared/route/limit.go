@@ -46,6 +46,13 @@ const MaxLimit = 1_000_000
 // travels among the limits, and is a number of things rather than of times.
 const QuotaUsers = "users"
 
+// storageExceeded says, by any count, that the tenant has more data than its plan
+// grants, and that the plan refuses more.
+const storageExceeded = "storage_exceeded"
+
+// StorageExceeded tells whether nothing new may be added to the tenant's data.
+func (s Settings) StorageExceeded() bool { return s.Limits[storageExceeded] > 0 }
+
 // MaxUsers is how many users the tenant may have; 0: as many as it likes.
 func (s Settings) MaxUsers() int { return s.Limits[QuotaUsers] }
 

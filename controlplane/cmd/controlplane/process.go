@@ -245,6 +245,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 	maps.Copy(handlers, life.Handlers())
 	maps.Copy(handlers, backups.Handlers())
 	h.runner = operation.NewRunner(operations, h.holder, h.log, handlers)
+	h.rooms.Runner = h.runner
 	provisioning.RunBy(h.runner)
 	h.lifecycle = life
 	h.runner.Tracing = h.tracing
@@ -287,6 +288,9 @@ func (h *house) work(ctx context.Context) error {
 	sweeps.Go(func() { every(ctx, time.Second, h.log, "fill the warm pool", h.rooms.Provision.Fill) })
 	sweeps.Go(func() { every(ctx, time.Hour, h.log, "forget ended sessions", h.rooms.Operators.Sweep) })
 	sweeps.Go(func() { every(ctx, 10*time.Second, h.log, "fence and purge", h.lifecycle.Sweep) })
+	sweeps.Go(func() {
+		every(ctx, 5*time.Second, h.log, "bring roles in line with their plans", h.lifecycle.Limits)
+	})
 	h.tend(ctx, &sweeps)
 	sweeps.Go(func() {
 		every(ctx, 30*time.Second, h.log, "ask for the backups that are due", h.rooms.Backups.Schedule)

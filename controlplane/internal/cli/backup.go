@@ -139,22 +139,35 @@ type begun struct {
 // begin asks for an operation, and follows it if wished.
 func (a *app) begin(ctx context.Context, client *client, path string, body any, wait bool) (begun, error) {
 	var b begun
-	if err := client.call(ctx, http.MethodPost, path, body, &b); err != nil || !wait {
+	if err := client.call(ctx, http.MethodPost, path, body, &b); err != nil {
 		return b, err
 	}
-	return b, a.follow(ctx, client, b.Operation.ID)
+	return b, a.pursue(ctx, client, b, wait)
 }
 
-// printBegun shows the tenant that is made, or the operation.
-func (a *app) printBegun(ctx context.Context, client *client, b begun) error {
-	if b.Tenant != nil {
+// pursue follows what was begun if wished, and else says how.
+func (a *app) pursue(ctx context.Context, client *client, b begun, wait bool) error {
+	switch {
+	case wait:
+		return a.follow(ctx, client, b.Operation.ID)
+	case b.Tenant != nil: // it is what is shown
+		fmt.Fprintln(a.Err, "It goes on; follow it: ouvira operation watch "+b.Operation.ID)
+	}
+	return nil
+}
+
+// printBegun shows the tenant that is made, or the operation: as it was begun, or as
+// it is after the wait.
+func (a *app) printBegun(ctx context.Context, client *client, b begun, waited bool) error {
+	switch {
+	case b.Tenant != nil && waited:
 		return a.printTenant(ctx, client, b.Tenant.ID)
+	case b.Tenant != nil:
+		return printOne(a, *b.Tenant, tenantColumns)
+	case waited:
+		return a.printOperation(ctx, client, b.Operation.ID)
 	}
-	var o operation
-	if err := client.call(ctx, http.MethodGet, "/v1/operations/"+url.PathEscape(b.Operation.ID), nil, &o); err != nil {
-		return err
-	}
-	return printOne(a, o, operationColumns)
+	return printOne(a, b.Operation, operationColumns)
 }
 
 // taken is the backup that an operation took.
@@ -185,7 +198,7 @@ func (a *app) tenantBackup() *cobra.Command {
 				return err
 			}
 			if !wait {
-				return a.printBegun(cmd.Context(), client, b)
+				return a.printBegun(cmd.Context(), client, b, wait)
 			}
 			made, err := taken(cmd.Context(), client, args[0], b.Operation.ID)
 			if err != nil {
@@ -224,7 +237,7 @@ func (a *app) tenantRestore() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printBegun(cmd.Context(), client, b)
+			return a.printBegun(cmd.Context(), client, b, wait)
 		},
 	}
 	c.Flags().StringVar(&id, "backup", "", "id of the backup (ouvira backup list)")
@@ -247,7 +260,7 @@ func (a *app) tenantClone() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printBegun(cmd.Context(), client, b)
+			return a.printBegun(cmd.Context(), client, b, wait)
 		},
 	}
 	c.Flags().BoolVar(&sandbox, "sandbox", false, "its mail and SMS go nowhere")
@@ -265,6 +278,9 @@ func (a *app) tenantExport() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {
+				return err
+			}
+			if err := unused(file); err != nil { // before a backup is taken for it
 				return err
 			}
 			if id == "" {
@@ -297,10 +313,17 @@ func (a *app) tenantExport() *cobra.Command {
 	return c
 }
 
+func unused(file string) error {
+	if _, err := os.Stat(file); err == nil {
+		return fmt.Errorf("the file %s exists already and is kept", file)
+	}
+	return nil
+}
+
 // download writes an answer to a new file, which is there when all of it is.
 func (c *client) download(ctx context.Context, path, file string) (size int64, err error) {
-	if _, err := os.Stat(file); err == nil {
-		return 0, fmt.Errorf("the file %s exists already and is kept", file)
+	if err := unused(file); err != nil {
+		return 0, err
 	}
 	out, err := os.CreateTemp(filepath.Dir(file), ".ouvira-export-*") // mode 0600
 	if err != nil {
@@ -349,12 +372,10 @@ func (a *app) tenantImport() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if wait {
-				if err := a.follow(cmd.Context(), client, b.Operation.ID); err != nil {
-					return err
-				}
+			if err := a.pursue(cmd.Context(), client, b, wait); err != nil {
+				return err
 			}
-			return a.printBegun(cmd.Context(), client, b)
+			return a.printBegun(cmd.Context(), client, b, wait)
 		},
 	}
 	c.Flags().StringVar(&slug, "slug", "", "slug of the new tenant")

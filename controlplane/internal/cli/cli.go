@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/ouvira/ouvira/shared/telemetry"
 )
@@ -28,6 +30,8 @@ const (
 	ExitNotFound = 3
 	ExitConflict = 4 // the state of things does not allow it
 	ExitRefused  = 5 // not signed in, or not allowed
+
+	ExitInterrupted = 130 // by Ctrl-C: what was asked for goes on
 )
 
 const help = `The operators' command line of Ouvira.
@@ -35,7 +39,8 @@ const help = `The operators' command line of Ouvira.
 Where to go:  OUVIRA_URL (default http://localhost:8080)
 Who you are:  ouvira login, or an access token in OUVIRA_TOKEN
 Exit codes:   0 done · 1 failed · 2 wrong command line · 3 not found
-              4 conflict with the state of things · 5 not signed in or not allowed`
+              4 conflict with the state of things · 5 not signed in or not allowed
+              130 interrupted: an operation that was waited for goes on`
 
 // Process is what a command line touches of the process, so that tests can bring their own.
 type Process struct {
@@ -46,6 +51,7 @@ type Process struct {
 	// ReadSecret asks a person without showing what is typed; nil when there
 	// is no terminal.
 	ReadSecret func(prompt string) (string, error)
+	Terminal   bool // Err is shown to a person as it is written
 }
 
 // Run runs one command line and gives the exit code.
@@ -58,9 +64,12 @@ func Run(ctx context.Context, args []string, p Process) int {
 	}
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, wide, json or yaml")
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\n  see: %s --help", err, cmd.CommandPath())}
+	})
 	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.signup(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
 		a.operation(), a.webhook(), a.doctor(), a.version())
+	a.completions(root)
 	refuseStrangers(root)
 	root.SetArgs(args)
 	root.SetIn(p.In)
@@ -118,7 +127,7 @@ func refuseStrangers(c *cobra.Command) {
 			err = cmd.ValidateRequiredFlags()
 		}
 		if err != nil {
-			return usageError{err}
+			return usageError{fmt.Errorf("%w\n  usage: %s (more: --help)", err, cmd.UseLine())}
 		}
 		return nil
 	}
@@ -135,9 +144,12 @@ func exitCode(err error) int {
 	var usage usageError
 	var missing notFoundError
 	var answer *apiError
+	var interrupted errInterrupted
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &interrupted):
+		return ExitInterrupted
 	case errors.As(err, &missing):
 		return ExitNotFound
 	case errors.As(err, &usage):
@@ -160,6 +172,9 @@ func report(w io.Writer, err error) {
 			fmt.Fprintf(w, "  %s: %s\n", f.Field, f.Message)
 		}
 	}
+	if answer.Status == http.StatusUnauthorized {
+		fmt.Fprintln(w, "  sign in: ouvira login --email ADDRESS")
+	}
 	if answer.Status >= 500 && answer.Problem.RequestID != "" {
 		fmt.Fprintln(w, "  request id:", answer.Problem.RequestID)
 	}
@@ -180,5 +195,6 @@ func System() Process {
 	return Process{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv,
 		ConfigDir: os.UserConfigDir, ReadSecret: terminalSecret(),
+		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
 }

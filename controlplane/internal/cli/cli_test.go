@@ -345,7 +345,7 @@ func TestDoctorFixes(t *testing.T) {
 		}
 	})
 	code, _, errOut := p.run(t, "", "doctor", "--fix")
-	if code != cli.ExitOK || !strings.Contains(errOut, "It comes back.") || !strings.Contains(errOut, "1 tenants mended") {
+	if code != cli.ExitOK || !strings.Contains(errOut, "It comes back.") || !strings.Contains(errOut, "1 tenant mended") {
 		t.Errorf("exit %d: %s", code, errOut)
 	}
 }

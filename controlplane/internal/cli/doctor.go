@@ -64,7 +64,7 @@ func (a *app) doctor() *cobra.Command {
 				return err
 			}
 			report.Findings = append(more, report.Findings...)
-			fmt.Fprintf(a.Err, "%d servers, %d tenants, %d findings\n", report.Servers, report.Tenants, len(report.Findings))
+			fmt.Fprintf(a.Err, "%s, %s, %s\n", count(report.Servers, "server"), count(report.Tenants, "tenant"), count(len(report.Findings), "finding"))
 			if len(report.Findings) > 0 || a.format == "json" || a.format == "yaml" {
 				if err := printList(a, report.Findings, findingColumns); err != nil {
 					return err
@@ -98,7 +98,7 @@ func (a *app) fix(ctx context.Context, c *client) error {
 			failed++
 		}
 	}
-	fmt.Fprintf(a.Err, "%d tenants mended\n", len(begun.Operations)-failed)
+	fmt.Fprintf(a.Err, "%s mended\n", count(len(begun.Operations)-failed, "tenant"))
 	return nil
 }
 

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -40,8 +39,8 @@ var domainColumns = []column[domain]{
 	{"record", false, func(d domain) string { return d.DNS.Name }},
 	{"type", false, func(d domain) string { return d.DNS.Type }},
 	{"value", false, func(d domain) string { return d.DNS.Value }},
-	{"checked", true, func(d domain) string { return momentOr(d.CheckedAt) }},
-	{"expires", true, func(d domain) string { return momentOr(d.ExpiresAt) }},
+	{"checked", true, func(d domain) string { return optionalMoment(d.CheckedAt) }},
+	{"expires", true, func(d domain) string { return optionalMoment(d.ExpiresAt) }},
 	{"id", true, func(d domain) string { return d.ID }},
 }
 
@@ -50,13 +49,6 @@ func mark(yes bool) string {
 		return "yes"
 	}
 	return ""
-}
-
-func momentOr(t *time.Time) string {
-	if t == nil {
-		return ""
-	}
-	return moment(*t)
 }
 
 func (a *app) domain() *cobra.Command {
@@ -155,8 +147,8 @@ func (a *app) domainCheck() *cobra.Command {
 		if a.format == "json" || a.format == "yaml" {
 			return a.document(checked)
 		}
-		fmt.Fprintf(a.Out, "proof:\t%s\n", checked.Proof)
-		return printOne(a, checked.Domain, domainColumns)
+		proof := column[domain]{"proof", false, func(domain) string { return checked.Proof }}
+		return printOne(a, checked.Domain, append([]column[domain]{proof}, domainColumns...))
 	})
 }
 

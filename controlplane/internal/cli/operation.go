@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ouvira/ouvira/shared/pause"
 )
 
 // operation as the API shows it.
@@ -32,7 +34,10 @@ type operation struct {
 		Message    string `json:"message"`
 		NextAction string `json:"next_action"`
 	} `json:"error"`
-	CreatedAt time.Time `json:"created_at"`
+	CreatedBy  string     `json:"created_by"`
+	CreatedAt  time.Time  `json:"created_at"`
+	UpdatedAt  time.Time  `json:"updated_at"`
+	FinishedAt *time.Time `json:"finished_at"`
 }
 
 func (o operation) finished() bool {
@@ -46,32 +51,89 @@ func (o operation) why() string {
 	return strings.TrimSpace(o.Error.Message + " " + o.Error.NextAction)
 }
 
+// step is where the operation is: at work, waiting, or where it has failed.
+func (o operation) step() string {
+	for _, s := range o.Steps {
+		if s.Status != "succeeded" {
+			return s.Name
+		}
+	}
+	return ""
+}
+
 var operationColumns = []column[operation]{
 	{"id", false, func(o operation) string { return o.ID }},
 	{"kind", false, func(o operation) string { return o.Kind }},
 	{"status", false, func(o operation) string { return o.Status }},
 	{"progress", false, func(o operation) string { return fmt.Sprintf("%.0f %%", 100*o.Progress) }},
+	{"step", false, operation.step},
 	{"created", false, func(o operation) string { return moment(o.CreatedAt) }},
 	{"reason", false, operation.why},
+	{"finished", true, func(o operation) string { return optionalMoment(o.FinishedAt) }},
+	{"by", true, func(o operation) string { return o.CreatedBy }},
+	{"tenant", true, func(o operation) string { return deref(o.TenantID) }},
 }
 
 func (a *app) operation() *cobra.Command {
 	group := &cobra.Command{Use: "operation", Short: "Long-running work"}
-	list := &cobra.Command{
+	group.AddCommand(a.operationList(), a.operationShow(), a.operationWatch(), a.operationCancel())
+	return group
+}
+
+func operationPath(id string) string { return "/v1/operations/" + url.PathEscape(id) }
+
+func (a *app) operationList() *cobra.Command {
+	var status, kind string
+	var limit int
+	c := &cobra.Command{
 		Use: "list", Short: "List operations, the newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := a.client()
 			if err != nil {
 				return err
 			}
-			items, err := all[operation](cmd.Context(), client, "/v1/operations", url.Values{}, 50)
+			query := url.Values{}
+			for name, value := range map[string]string{"status": status, "kind": kind} {
+				if value != "" {
+					query.Set(name, value)
+				}
+			}
+			items, err := all[operation](cmd.Context(), client, "/v1/operations", query, limit)
 			if err != nil {
 				return err
 			}
 			return printList(a, items, operationColumns)
 		},
 	}
-	watch := &cobra.Command{
+	c.Flags().StringVar(&status, "status", "", "queued, running, succeeded, failed or cancelled")
+	c.Flags().StringVar(&kind, "kind", "", "such as tenant.move")
+	c.Flags().IntVar(&limit, "limit", 50, "at most so many (0: all)")
+	return c
+}
+
+func (a *app) operationShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "Show an operation as it is now", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			return a.printOperation(cmd.Context(), client, args[0])
+		},
+	}
+}
+
+func (a *app) printOperation(ctx context.Context, c *client, id string) error {
+	var o operation
+	if err := c.call(ctx, http.MethodGet, operationPath(id), nil, &o); err != nil {
+		return err
+	}
+	return printOne(a, o, operationColumns)
+}
+
+func (a *app) operationWatch() *cobra.Command {
+	return &cobra.Command{
 		Use: "watch ID", Short: "Follow an operation to its end", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
@@ -81,40 +143,116 @@ func (a *app) operation() *cobra.Command {
 			return a.follow(cmd.Context(), client, args[0])
 		},
 	}
-	group.AddCommand(list, watch)
-	return group
 }
 
-// follow shows the steps of an operation until it has finished. A stream that
-// breaks is taken up again.
+func (a *app) operationCancel() *cobra.Command {
+	var wait bool
+	c := &cobra.Command{
+		Use: "cancel ID", Short: "Give an operation up, and remove what it has made", Args: cobra.ExactArgs(1),
+		Long: "Gives an operation up that is queued or running: a move, a drain, a clone, a restore, an import, an\n" +
+			"export or a backup. What it has made is removed, as if it had failed. When it has passed its point of\n" +
+			"no return (a move once the other server serves the tenant, a copy once the new tenant is served) it\n" +
+			"can only go on: exit code 4. A drain lets moves that are under way finish, and leaves the server\n" +
+			"draining (ouvira server activate).",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := client.call(cmd.Context(), http.MethodPost, operationPath(args[0])+"/cancel", nil, nil); err != nil {
+				return err
+			}
+			if wait {
+				ended, err := a.ended(cmd.Context(), client, args[0])
+				if err != nil {
+					return err
+				}
+				if ended.Status != "cancelled" {
+					return ended.outcome()
+				}
+			}
+			return a.printOperation(cmd.Context(), client, args[0])
+		},
+	}
+	waitFlag(c, &wait)
+	return c
+}
+
+// follow shows the steps of an operation until it has finished. Errors: it did not
+// succeed.
 func (a *app) follow(ctx context.Context, c *client, id string) error {
+	o, err := a.ended(ctx, c, id)
+	if err != nil {
+		return err
+	}
+	return o.outcome()
+}
+
+// outcome is nil for an operation that has succeeded.
+func (o operation) outcome() error {
+	switch o.Status {
+	case "succeeded":
+		return nil
+	case "cancelled":
+		return fmt.Errorf("the operation was cancelled: %s", o.why())
+	}
+	return fmt.Errorf("the operation has %s: %s", o.Status, o.why())
+}
+
+// patience is how long a control plane that does not answer is waited for: it is
+// being restarted, or the network is away.
+const patience = 5 * time.Minute
+
+// ended shows the steps of an operation until it has finished, and gives it as it is
+// then. A stream that breaks is taken up again.
+func (a *app) ended(ctx context.Context, c *client, id string) (operation, error) {
 	seen := &progress{app: a, shown: map[string]string{}}
+	defer seen.end()
+	heard := time.Now()
 	for {
 		o, err := c.stream(ctx, id, seen.show)
-		if err == nil && !o.finished() { // broke, or the server is restarting
-			err = c.call(ctx, http.MethodGet, "/v1/operations/"+url.PathEscape(id), nil, &o)
+		if err != nil || !o.finished() { // broke, or the server is restarting; the call also renews the login
+			o, err = operation{}, c.call(ctx, http.MethodGet, operationPath(id), nil, &o)
 		}
 		switch {
-		case err != nil:
-			return err
-		case o.Status == "succeeded":
-			return nil
-		case o.finished():
-			return fmt.Errorf("the operation has %s: %s", o.Status, o.why())
+		case ctx.Err() != nil:
+			return o, errInterrupted{id}
+		case err == nil && o.finished():
+			return o, nil
+		case err == nil:
+			heard = time.Now()
+		case !passes(err):
+			return o, err
+		case time.Since(heard) > patience:
+			return o, fmt.Errorf("%w\n  The operation goes on; follow it: ouvira operation watch %s", err, id)
+		default:
+			seen.note("the control plane does not answer; the operation goes on, and so does the wait")
 		}
-		select {
-		case <-ctx.Done():
-			return errors.New("interrupted; the operation goes on: ouvira operation watch " + id)
-		case <-time.After(time.Second):
+		if !pause.For(ctx, time.Second) {
+			return o, errInterrupted{id}
 		}
 	}
+}
+
+// errInterrupted is what Ctrl-C leaves: the operation is not ended by it.
+type errInterrupted struct{ id string }
+
+func (e errInterrupted) Error() string {
+	return "interrupted; the operation goes on. Follow it: ouvira operation watch " + e.id + "; give it up: ouvira operation cancel " + e.id
+}
+
+// passes tells whether a control plane that answers so may do better in a moment.
+func passes(err error) bool {
+	var unanswered *silent
+	var refused *apiError
+	return errors.As(err, &unanswered) || errors.As(err, &refused) && refused.Status >= http.StatusInternalServerError
 }
 
 // stream reads the operation's events until the stream ends and gives the last
 // one.
 func (c *client) stream(ctx context.Context, id string, see func(operation)) (operation, error) {
 	var last operation
-	r, err := c.request(ctx, http.MethodGet, "/v1/operations/"+url.PathEscape(id)+"/events", nil)
+	r, err := c.request(ctx, http.MethodGet, operationPath(id)+"/events", nil)
 	if err != nil {
 		return last, err
 	}
@@ -141,32 +279,4 @@ func (c *client) stream(ctx context.Context, id string, see func(operation)) (op
 		see(last)
 	}
 	return last, nil // a broken stream is not an error: the caller looks again
-}
-
-// progress prints what has changed since it last looked.
-type progress struct {
-	app   *app
-	shown map[string]string
-	why   string
-}
-
-func (p *progress) show(o operation) {
-	for _, s := range o.Steps {
-		if s.Status == "pending" || p.shown[s.Name] == s.Status {
-			continue
-		}
-		p.shown[s.Name] = s.Status
-		switch {
-		case s.Status == "succeeded" && s.StartedAt != nil && s.FinishedAt != nil:
-			fmt.Fprintf(p.app.Err, "  %-10s done in %s\n", s.Name, s.FinishedAt.Sub(*s.StartedAt).Round(time.Millisecond))
-		case s.Status == "failed":
-			fmt.Fprintf(p.app.Err, "  %-10s failed\n", s.Name)
-		}
-	}
-	if why := o.why(); why != p.why {
-		p.why = why
-		if why != "" && !o.finished() {
-			fmt.Fprintf(p.app.Err, "  waiting: %s\n", clean(why))
-		}
-	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -101,3 +102,18 @@ func clean(s string) string {
 }
 
 func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+func optionalMoment(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return moment(*t)
+}
+
+// count is a number of things: "1 server", "2 servers".
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return strconv.Itoa(n) + " " + thing
+}

@@ -41,13 +41,6 @@ func yes(b bool) string {
 	return "no"
 }
 
-func optionalMoment(t *time.Time) string {
-	if t == nil {
-		return ""
-	}
-	return moment(*t)
-}
-
 // invitation as the API shows it.
 type invitation struct {
 	ID        string    `json:"id"`

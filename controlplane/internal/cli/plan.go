@@ -140,7 +140,7 @@ var (
 	}
 	planTexts = [][3]string{
 		{"name", "name", "what people call it"},
-		{"over-quota", "over_quota", "notify, or refuse (no more users)"},
+		{"over-quota", "over_quota", "notify, or refuse (no more users; nothing new in a database that is too large)"},
 		{"lapse", "lapse_action", "notify or suspend"},
 	}
 )

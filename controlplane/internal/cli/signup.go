@@ -78,20 +78,11 @@ func (a *app) signupApprove() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var approved struct {
-				Tenant    tenant    `json:"tenant"`
-				Operation operation `json:"operation"`
-			}
-			if err := client.call(cmd.Context(), http.MethodPost, signupPath(args[0])+"/approve", map[string]string{"reason": reason}, &approved); err != nil {
+			b, err := a.begin(cmd.Context(), client, signupPath(args[0])+"/approve", map[string]string{"reason": reason}, wait)
+			if err != nil {
 				return err
 			}
-			if !wait {
-				return printOne(a, approved.Tenant, tenantColumns)
-			}
-			if err := a.follow(cmd.Context(), client, approved.Operation.ID); err != nil {
-				return err
-			}
-			return a.printTenant(cmd.Context(), client, approved.Tenant.ID)
+			return a.printBegun(cmd.Context(), client, b, wait)
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "said in the mail to who has signed up")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -40,6 +41,9 @@ var tenantColumns = []column[tenant]{
 	{"mode", true, func(t tenant) string { return t.Mode }},
 	{"schema", true, func(t tenant) string { return strconv.FormatInt(t.SchemaVersion, 10) }},
 	{"reason", true, func(t tenant) string { return t.StatusReason }},
+	{"trial", true, func(t tenant) string { return mark(t.OnTrial) }},
+	{"paid until", true, func(t tenant) string { return deref(t.PaidUntil) }},
+	{"purge at", true, func(t tenant) string { return optionalMoment(t.PurgeAt) }},
 	{"created", false, func(t tenant) string { return moment(t.CreatedAt) }},
 	{"id", true, func(t tenant) string { return t.ID }},
 }
@@ -53,7 +57,7 @@ func deref(s *string) string {
 
 func (a *app) tenant() *cobra.Command {
 	group := &cobra.Command{Use: "tenant", Short: "Customers of the platform"}
-	group.AddCommand(a.tenantCreate(), a.tenantRetry(), a.tenantList(), a.tenantShow(), a.tenantMove(), a.tenantPayments(), a.tenantPay(), a.tenantUsage())
+	group.AddCommand(a.tenantCreate(), a.tenantRetry(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantMove(), a.tenantPayments(), a.tenantPay(), a.tenantUsage())
 	group.AddCommand(a.tenantLife()...)
 	group.AddCommand(a.tenantBackup(), a.tenantRestore(), a.tenantClone(), a.tenantExport(), a.tenantImport(), a.tenantAdopt())
 	return group
@@ -76,20 +80,11 @@ func (a *app) tenantCreate() *cobra.Command {
 			if server != "" {
 				body["server"] = server
 			}
-			var created struct {
-				Tenant    tenant    `json:"tenant"`
-				Operation operation `json:"operation"`
-			}
-			if err := client.call(cmd.Context(), http.MethodPost, "/v1/tenants", body, &created); err != nil {
+			b, err := a.begin(cmd.Context(), client, "/v1/tenants", body, wait)
+			if err != nil {
 				return err
 			}
-			if !wait {
-				return printOne(a, created.Tenant, tenantColumns)
-			}
-			if err := a.follow(cmd.Context(), client, created.Operation.ID); err != nil {
-				return err
-			}
-			return a.printTenant(cmd.Context(), client, created.Tenant.ID)
+			return a.printBegun(cmd.Context(), client, b, wait)
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "name of the tenant and of its first company")
@@ -113,17 +108,12 @@ func (a *app) tenantRetry() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var started struct {
-				Operation operation `json:"operation"`
-			}
-			path := "/v1/tenants/" + url.PathEscape(args[0]) + "/retry"
-			if err := client.call(cmd.Context(), http.MethodPost, path, nil, &started); err != nil {
+			b, err := a.begin(cmd.Context(), client, tenantPath(args[0], "retry"), nil, wait)
+			if err != nil {
 				return err
 			}
-			if wait {
-				if err := a.follow(cmd.Context(), client, started.Operation.ID); err != nil {
-					return err
-				}
+			if !wait {
+				return a.printBegun(cmd.Context(), client, b, wait)
 			}
 			return a.printTenant(cmd.Context(), client, args[0])
 		},
@@ -182,4 +172,34 @@ func (a *app) tenantShow() *cobra.Command {
 			return a.printTenant(cmd.Context(), client, args[0])
 		},
 	}
+}
+
+func (a *app) tenantSet() *cobra.Command {
+	var name, plan string
+	c := &cobra.Command{
+		Use: "set SLUG|ID", Short: "Change the name or the plan of a tenant", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			body := map[string]string{}
+			for field, value := range map[string]string{"name": name, "plan": plan} {
+				if value != "" {
+					body[field] = value
+				}
+			}
+			if len(body) == 0 {
+				return usageError{errors.New("say what to change: --name or --plan")}
+			}
+			var t tenant
+			if err := client.call(cmd.Context(), http.MethodPatch, "/v1/tenants/"+url.PathEscape(args[0]), body, &t); err != nil {
+				return err
+			}
+			return printOne(a, t, tenantColumns)
+		},
+	}
+	c.Flags().StringVar(&name, "name", "", "what people call it")
+	c.Flags().StringVar(&plan, "plan", "", "code of another plan; it counts from now on")
+	return c
 }

@@ -62,6 +62,7 @@ type Rooms struct {
 	Support    *support.Service
 	Webhooks   *webhook.Service
 	Operations *operation.Store
+	Runner     *operation.Runner // it knows which operations can be cancelled
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer
 	Adopter    *reconcile.Adopter

@@ -89,6 +89,9 @@ func newWorldOn(t *testing.T, control controltest.Control, change ...func(*httpa
 		Backups:   backup.NewService(db, operations, servers, w.keys.Public, w.keys.Control, backup.Options{Store: storedIn(t), Tenants: tenants, Log: quiet}),
 		Jobs:      http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "jobs") }),
 	}
+	handlers := w.rooms.Backups.Handlers()
+	handlers[move.Kind], handlers[move.DrainKind], handlers[provision.Kind] = w.rooms.Moves, w.rooms.Moves.Drains(), provisioning
+	w.rooms.Runner = operation.NewRunner(operations, "test", quiet, handlers)
 	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, w.keys.Public)
 	w.rooms.Adopter = reconcile.NewAdopter(w.rooms.Reconcile, operations, tenants, w.keys.Public)
 	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}

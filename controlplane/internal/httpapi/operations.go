@@ -105,6 +105,15 @@ func (a *api) showOperation(ctx context.Context, in *operationPath) (*body[Opera
 	return &body[Operation]{operationOf(o)}, nil
 }
 
+// cancelOperation answers as soon as it is decided; follow the operation to hear when
+// all that it had made is gone.
+func (a *api) cancelOperation(ctx context.Context, in *operationPath) (*body[OperationOnly], error) {
+	if err := a.Runner.Cancel(ctx, actorOf(ctx), in.ID); err != nil {
+		return nil, err
+	}
+	return a.operationOnly(ctx, in.ID)
+}
+
 const (
 	// keepAlive is how often a silent stream says that it lives: proxies close
 	// what is silent for a minute.

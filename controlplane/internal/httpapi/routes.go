@@ -112,6 +112,7 @@ func (a *api) routes() { //nolint:funlen // a line per operation, and nothing el
 
 	op(a, get, "/v1/operations", needs(operator.OperationRead), ok, "list-operations", "List operations", a.listOperations)
 	op(a, get, "/v1/operations/{id}", needs(operator.OperationRead), ok, "show-operation", "Show an operation and its steps", a.showOperation)
+	op(a, post, "/v1/operations/{id}/cancel", needs(operator.OperationStop), accepted, "cancel-operation", "Give an operation up, and remove what it has made", a.cancelOperation)
 	op(a, get, "/v1/operations/{id}/events", needs(operator.OperationRead), ok, "watch-operation", "Follow an operation (server-sent events)", a.watchOperation)
 
 	op(a, get, "/v1/webhooks", needs(operator.WebhookRead), ok, "list-webhooks", "List webhooks", a.listWebhooks)

@@ -183,14 +183,18 @@ func (r *Run) decide(ctx context.Context, why record) error {
 	})
 }
 
-// fail ends the operation as failed, with what the handler has to say about it
-// and the event in the same transaction.
+// fail ends the operation as failed, or as cancelled, with what the handler has to say
+// about it and the event in the same transaction.
 func (r *Run) fail(ctx context.Context, why record, also func(tx pgx.Tx) error) error {
+	ended := Failed
+	if why.Code == codeCancelled {
+		ended = Cancelled
+	}
 	return r.InTx(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			UPDATE control.operations
-			SET status = 'failed', finished_at = clock_timestamp(), lease_until = NULL, lease_holder = ''
-			WHERE id = $1`, r.ID)
+			SET status = $2, finished_at = clock_timestamp(), lease_until = NULL, lease_holder = ''
+			WHERE id = $1`, r.ID, ended)
 		if err != nil {
 			return fmt.Errorf("end the operation: %w", err)
 		}
@@ -200,11 +204,13 @@ func (r *Run) fail(ctx context.Context, why record, also func(tx pgx.Tx) error) 
 		if err := markStep(ctx, tx, r.ID, "failed"); err != nil {
 			return err
 		}
-		err = event.Record(ctx, tx, event.OperationFailed, r.TenantID, map[string]any{
-			"operation_id": r.ID, "kind": r.Kind, "code": why.Code,
-		})
-		if err != nil {
-			return err
+		if ended == Failed { // nobody has to look after what somebody has cancelled
+			err = event.Record(ctx, tx, event.OperationFailed, r.TenantID, map[string]any{
+				"operation_id": r.ID, "kind": r.Kind, "code": why.Code,
+			})
+			if err != nil {
+				return err
+			}
 		}
 		return also(tx)
 	})

@@ -237,7 +237,7 @@ func (r *Runner) undo(ctx context.Context, run *Run, attempt Attempt, why record
 	}
 	err = run.fail(ctx, why, func(tx pgx.Tx) error { return attempt.Failed(ctx, tx, why.Problem) })
 	if err == nil {
-		log.InfoContext(ctx, "operation failed and undone", "code", why.Code)
+		log.InfoContext(ctx, "operation undone", "code", why.Code)
 	}
 	return err
 }

@@ -46,6 +46,7 @@ const (
 	PaymentEdit   Permission = "payment.edit"
 	UsageRead     Permission = "usage.read"
 	OperationRead Permission = "operation.read"
+	OperationStop Permission = "operation.cancel"
 	FleetInspect  Permission = "fleet.inspect"
 	FleetRepair   Permission = "fleet.repair"
 	JobManage     Permission = "job.manage"
@@ -66,7 +67,7 @@ var (
 	}
 	running = []Permission{
 		TenantCreate, TenantEdit, TenantSuspend, TenantSignOut, TenantDelete, TenantMove, TenantBackup, TenantRestore, TenantExport,
-		DomainEdit, ServerEdit, ServerDrain, PlanEdit, SignupDecide, PaymentEdit, FleetRepair, JobManage, WebhookRead, WebhookEdit,
+		DomainEdit, ServerEdit, ServerDrain, PlanEdit, SignupDecide, PaymentEdit, OperationStop, FleetRepair, JobManage, WebhookRead, WebhookEdit,
 		SupportEnter, AuditRead,
 	}
 	// What cannot be undone, and what gives power over others.

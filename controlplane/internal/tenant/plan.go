@@ -31,7 +31,7 @@ type LapseAction string
 // Both are told to webhooks in any case.
 const (
 	OverQuotaNotify OverQuota   = "notify"
-	OverQuotaRefuse OverQuota   = "refuse" // no more users
+	OverQuotaRefuse OverQuota   = "refuse" // no more users, or nothing new where the database is too large
 	LapseNotify     LapseAction = "notify"
 	LapseSuspend    LapseAction = "suspend"
 )
@@ -86,7 +86,7 @@ func (p Plan) sameRoute(o Plan) bool {
 	a, errA := p.routedLimits()
 	b, errB := o.routedLimits()
 	return errors.Join(errA, errB) == nil && bytes.Equal(a, b) &&
-		p.MaxConnections == o.MaxConnections && p.StatementTimeoutMS == o.StatementTimeoutMS
+		p.MaxConnections == o.MaxConnections && p.StatementTimeoutMS == o.StatementTimeoutMS && p.OverQuota == o.OverQuota
 }
 
 // PlanPatch changes what it names. In Limits, nil takes a default back.

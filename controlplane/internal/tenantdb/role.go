@@ -261,6 +261,15 @@ func (s *Session) terminate(ctx context.Context, d Database) (left int, err erro
 	return left, err
 }
 
+// Limit sets how many connections the role may have. Those that it has stay.
+func (w *Work) Limit(ctx context.Context, d Database, limit int) error {
+	admin, err := w.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	return admin.Exec(ctx, fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", d.Quoted(), limit))
+}
+
 // Unfence lets the role in again, with so many connections.
 func (w *Work) Unfence(ctx context.Context, d Database, limit int) error {
 	admin, err := w.Admin(ctx)

@@ -11,12 +11,12 @@ SELECT id, database_name::text AS database_name FROM control.tenants
 WHERE server_id = @server_id AND database_name IS NOT NULL AND status IN ('active', 'suspended') ORDER BY id;
 
 -- name: Seen :exec
-INSERT INTO control.usage_hours AS h (tenant_id, hour, database_bytes, connections)
-SELECT u.tenant, @hour, u.bytes, u.connections
+INSERT INTO control.usage_hours AS h (tenant_id, hour, database_bytes, last_bytes, connections)
+SELECT u.tenant, @hour, u.bytes, u.bytes, u.connections
 FROM (SELECT unnest(@tenants::uuid[]) AS tenant, unnest(@bytes::bigint[]) AS bytes, unnest(@connections::int[]) AS connections) u
 ORDER BY u.tenant
 ON CONFLICT (tenant_id, hour) DO UPDATE
-SET database_bytes = greatest(h.database_bytes, EXCLUDED.database_bytes), connections = greatest(h.connections, EXCLUDED.connections);
+SET database_bytes = greatest(h.database_bytes, EXCLUDED.database_bytes), last_bytes = EXCLUDED.last_bytes, connections = greatest(h.connections, EXCLUDED.connections);
 
 -- name: RollUp :exec
 -- Yesterday too, for what came in around midnight.
@@ -41,19 +41,21 @@ DELETE FROM control.usage_reports WHERE reported_at < @before;
 -- Who has come over the quota by what was seen of it last.
 INSERT INTO control.quota_breaches (tenant_id, quota)
 SELECT t.id, 'storage' FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id AND p.max_storage_mb > 0
-WHERE t.id = ANY (@tenants::uuid[])
-  AND (SELECT h.database_bytes FROM control.usage_hours h WHERE h.tenant_id = t.id AND h.database_bytes > 0 ORDER BY h.hour DESC LIMIT 1) > p.max_storage_mb * 1048576::bigint
+WHERE t.status IN ('active', 'suspended') AND control.seen_bytes(t.id) > p.max_storage_mb * 1048576::bigint
 ON CONFLICT (tenant_id, quota) DO NOTHING
 RETURNING tenant_id;
 
--- name: UnderStorage :exec
+-- name: UnderStorage :many
 DELETE FROM control.quota_breaches b USING control.tenants t, control.plans p
-WHERE b.tenant_id = ANY (@tenants::uuid[]) AND b.quota = 'storage' AND t.id = b.tenant_id AND p.id = t.plan_id
-  AND (p.max_storage_mb = 0 OR (SELECT h.database_bytes FROM control.usage_hours h WHERE h.tenant_id = t.id AND h.database_bytes > 0 ORDER BY h.hour DESC LIMIT 1) <= p.max_storage_mb * 1048576::bigint);
+WHERE b.quota = 'storage' AND t.id = b.tenant_id AND p.id = t.plan_id
+  AND (p.max_storage_mb = 0 OR control.seen_bytes(t.id) <= p.max_storage_mb * 1048576::bigint)
+RETURNING b.tenant_id;
+
+-- name: PublishRoute :exec
+SELECT control.publish_route(tenant_id, deleted) FROM control.routes WHERE tenant_id = @tenant_id;
 
 -- name: StorageOf :one
-SELECT t.slug, p.max_storage_mb, p.over_quota,
-       COALESCE((SELECT h.database_bytes FROM control.usage_hours h WHERE h.tenant_id = t.id AND h.database_bytes > 0 ORDER BY h.hour DESC LIMIT 1), 0)::bigint AS database_bytes
+SELECT t.slug, p.max_storage_mb, p.over_quota, control.seen_bytes(t.id)::bigint AS database_bytes
 FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id WHERE t.id = @id;
 
 -- name: Hours :many

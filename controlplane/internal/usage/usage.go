@@ -64,16 +64,12 @@ func (s *Service) Sample(ctx context.Context, actor *audit.Actor) error {
 	if err != nil {
 		return fmt.Errorf("take the servers to look at: %w", err)
 	}
-	var errs []error
 	for _, id := range servers {
-		tenants, err := s.visit(ctx, id, now)
-		if err != nil {
+		if err := s.visit(ctx, id, now); err != nil {
 			s.Log.WarnContext(ctx, "the usage of a server could not be looked at", "server", id, "error", err)
-			continue
 		}
-		errs = append(errs, s.compare(ctx, actor, tenants))
 	}
-	return errors.Join(errs...)
+	return s.compare(ctx, actor) // plans change without anybody having looked
 }
 
 // seen is what a server says of the databases; sizes are those of files.
@@ -83,16 +79,16 @@ const seen = `
 	FROM pg_database d LEFT JOIN busy b ON b.datid = d.oid
 	WHERE d.datname = ANY ($1)`
 
-// visit writes down what one server holds, and gives the tenants that were seen.
-func (s *Service) visit(ctx context.Context, id uuid.UUID, now time.Time) ([]uuid.UUID, error) {
+// visit writes down what one server holds.
+func (s *Service) visit(ctx context.Context, id uuid.UUID, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, visitTimeout)
 	defer cancel()
 	databases, err := s.q.DatabasesOf(ctx, s.DB, uuid.NullUUID{UUID: id, Valid: true})
 	if err != nil {
-		return nil, fmt.Errorf("read the databases of a server: %w", err)
+		return fmt.Errorf("read the databases of a server: %w", err)
 	}
 	if len(databases) == 0 {
-		return nil, nil
+		return nil
 	}
 	names, owners := make([]string, len(databases)), make(map[string]uuid.UUID, len(databases))
 	for i, d := range databases {
@@ -100,18 +96,18 @@ func (s *Service) visit(ctx context.Context, id uuid.UUID, now time.Time) ([]uui
 	}
 	access, err := s.Servers.Open(ctx, id, 1)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer access.Close()
 	conn, err := access.Connect(ctx, server.Target{ApplicationName: "ouvira/usage"})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	found := dbsqlc.SeenParams{Hour: now.Truncate(time.Hour)}
 	rows, err := conn.Query(ctx, seen, names)
 	if err != nil {
-		return nil, fmt.Errorf("ask the server: %w", err)
+		return fmt.Errorf("ask the server: %w", err)
 	}
 	var name string
 	var bytes int64
@@ -123,21 +119,23 @@ func (s *Service) visit(ctx context.Context, id uuid.UUID, now time.Time) ([]uui
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask the server: %w", err)
+		return fmt.Errorf("ask the server: %w", err)
 	}
 	if err := s.q.Seen(ctx, s.DB, found); err != nil {
-		return nil, fmt.Errorf("write down the usage: %w", err)
+		return fmt.Errorf("write down the usage: %w", err)
 	}
-	return found.Tenants, nil
+	return nil
 }
 
-// compare tells of tenants that have come over their quota of storage.
-func (s *Service) compare(ctx context.Context, actor *audit.Actor, tenants []uuid.UUID) error {
+// compare tells of tenants that have come over their quota of storage, and lets nodes
+// know of them and of those who are below it again.
+func (s *Service) compare(ctx context.Context, actor *audit.Actor) error {
 	return pg.InTx(ctx, s.DB, func(tx pgx.Tx) error {
-		if err := s.q.UnderStorage(ctx, tx, tenants); err != nil {
+		under, err := s.q.UnderStorage(ctx, tx)
+		if err != nil {
 			return fmt.Errorf("look for tenants who are below their quota again: %w", err)
 		}
-		over, err := s.q.OverStorage(ctx, tx, tenants)
+		over, err := s.q.OverStorage(ctx, tx)
 		if err != nil {
 			return fmt.Errorf("look for tenants over their quota: %w", err)
 		}
@@ -155,6 +153,12 @@ func (s *Service) compare(ctx context.Context, actor *audit.Actor, tenants []uui
 			})
 			if err != nil {
 				return err
+			}
+		}
+		// Last: it holds the route clock until the commit.
+		for _, id := range append(under, over...) {
+			if err := s.q.PublishRoute(ctx, tx, id); err != nil {
+				return fmt.Errorf("publish the route: %w", err)
 			}
 		}
 		return nil

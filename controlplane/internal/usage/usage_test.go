@@ -91,9 +91,17 @@ func TestWhatIsSeenOnServers(t *testing.T) {
 	told := func(id uuid.UUID) int {
 		return one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'quota.exceeded' AND tenant_id = $1", id)
 	}
-	look() // too early: the server is left alone
-	if told(acme) != 0 {
-		t.Error("the server was looked at again at once")
+	// exceeded is what the nodes hear.
+	exceeded := func(id uuid.UUID) bool {
+		return one[bool](t, w.Pool, "SELECT COALESCE(settings -> 'limits' ? 'storage_exceeded', false) FROM node.routes_v1 WHERE tenant_id = $1", id)
+	}
+	version := func(id uuid.UUID) int64 {
+		return one[int64](t, w.Pool, "SELECT version FROM node.routes_v1 WHERE tenant_id = $1", id)
+	}
+	before := version(acme)
+	look() // the server is left alone; what was seen of it counts for the plan as it is now
+	if visited := one[time.Time](t, w.Pool, "SELECT visited_at FROM control.usage_visits"); !visited.Equal(clock) {
+		t.Errorf("the server was looked at again at once: %v", visited)
 	}
 	for range 2 {
 		clock = clock.Add(usage.Every)
@@ -102,9 +110,19 @@ func TestWhatIsSeenOnServers(t *testing.T) {
 	if told(acme) != 1 || told(globex) != 0 {
 		t.Errorf("told %d times, the neighbour %d times", told(acme), told(globex))
 	}
+	noted := version(acme)
+	if exceeded(acme) || noted <= before {
+		t.Errorf("a plan that only notifies: exceeded %v, version %d after %d", exceeded(acme), noted, before)
+	}
+	exec(t, w.Pool, "UPDATE control.plans SET over_quota = 'refuse'")
+	if !exceeded(acme) || exceeded(globex) {
+		t.Errorf("the nodes hear of it: %v, of the neighbour: %v", exceeded(acme), exceeded(globex))
+	}
 	exec(t, w.Pool, "UPDATE control.plans SET max_storage_mb = 100000")
-	clock = clock.Add(usage.Every)
 	look()
+	if exceeded(acme) || version(acme) <= noted {
+		t.Errorf("a larger plan: exceeded %v, version %d after %d", exceeded(acme), version(acme), noted)
+	}
 	exec(t, w.Pool, "UPDATE control.plans SET max_storage_mb = 1 WHERE code = 'standard'")
 	clock = clock.Add(usage.Every)
 	look()

@@ -12,6 +12,7 @@ import (
 	"github.com/ouvira/ouvira/dataplane/internal/access"
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi/apidoc"
 	"github.com/ouvira/ouvira/dataplane/internal/identity"
+	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
@@ -90,6 +91,9 @@ func open[I, O any](s *server, api huma.API, o operation, handle func(context.Co
 		if err := within(ctx, in); err != nil {
 			return nil, err
 		}
+		if err := hasRoom(scopeOf(ctx), &o); err != nil {
+			return nil, err
+		}
 		return handle(ctx, scopeOf(ctx), in)
 	})
 }
@@ -140,6 +144,9 @@ func write[I, O any](s *server, api huma.API, o operation, handle func(context.C
 			return pg.InTx(ctx, db, func(tx pgx.Tx) error {
 				c, err := s.authenticate(ctx, tx, sc, &o)
 				if err != nil {
+					return err
+				}
+				if err := hasRoom(sc, &o); err != nil {
 					return err
 				}
 				c.writes = true
@@ -193,6 +200,16 @@ func act[I, O any](s *server, api huma.API, o operation, handle func(context.Con
 			return out, nil
 		})
 	})
+}
+
+// hasRoom refuses what makes something new where the plan's quota of storage is
+// exceeded. What changes or removes things, signs in and reads goes on.
+func hasRoom(sc *scope, o *operation) error {
+	if o.DefaultStatus != created || !sc.tenant.Route.Settings.StorageExceeded() {
+		return nil
+	}
+	return fault.Forbidden("This workspace holds as much data as its plan grants: nothing can be added. Remove what is not needed, or ask one of its owners to get a larger plan.").
+		Code("storage_quota")
 }
 
 // declare refuses an operation that does not say who may call it, and puts

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
+	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/dataplane/internal/usage"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/route"
@@ -91,6 +92,32 @@ func TestAQuotaOfUsers(t *testing.T) {
 	expect(t, "the neighbour", register(hostOf(n.B)), 201)
 	n.Table.Change(n.A.ID, func(r *route.Route) { r.Settings.Limits[route.QuotaUsers] = 5 })
 	expect(t, "a larger plan", register(hostOf(n.A)), 201)
+}
+
+// Who has more data than the plan grants adds nothing; signing in, changing, removing
+// and reading go on, and so does the neighbour.
+func TestAQuotaOfStorage(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	a, _ := n.login(t, n.A)
+	b, _ := n.login(t, n.B)
+	create := func(tenant tenanttest.Tenant, token string) answer {
+		return n.ask(t, http.MethodPost, hostOf(tenant), "/company", object{"name": "Another"}, bearer(token))
+	}
+	company := fmt.Sprintf("/company/%d", n.found(t, n.A, a, "One more", 0))
+	n.Table.Change(n.A.ID, func(r *route.Route) { r.Settings.Limits["storage_exceeded"] = 1 })
+	expect(t, "over it", create(n.A, a), 403, "storage_quota")
+	expect(t, "a new account", n.ask(t, http.MethodPost, hostOf(n.A), "/account/register", object{
+		"full_name": "Jane", "email": "jane@example.com", "password": "a long enough password",
+	}), 403, "storage_quota")
+	expect(t, "without a login", create(n.A, "nobody"), 401)
+	expect(t, "the neighbour", create(n.B, b), 201)
+	expect(t, "reading", n.ask(t, http.MethodGet, hostOf(n.A), "/company", nil, bearer(a)), 200)
+	expect(t, "changing", n.ask(t, http.MethodPatch, hostOf(n.A), company, object{"name": "The same"}, bearer(a)), 200)
+	expect(t, "removing", n.ask(t, http.MethodDelete, hostOf(n.A), company, nil, bearer(a)), 204)
+	a, _ = n.login(t, n.A)
+	n.Table.Change(n.A.ID, func(r *route.Route) { delete(r.Settings.Limits, "storage_exceeded") })
+	expect(t, "below it again", create(n.A, a), 201)
 }
 
 // The last place is not given out twice: who makes a user waits for others who do.

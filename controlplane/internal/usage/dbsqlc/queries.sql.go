@@ -167,15 +167,14 @@ func (q *Queries) Hours(ctx context.Context, db DBTX, arg HoursParams) ([]HoursR
 const overStorage = `-- name: OverStorage :many
 INSERT INTO control.quota_breaches (tenant_id, quota)
 SELECT t.id, 'storage' FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id AND p.max_storage_mb > 0
-WHERE t.id = ANY ($1::uuid[])
-  AND (SELECT h.database_bytes FROM control.usage_hours h WHERE h.tenant_id = t.id AND h.database_bytes > 0 ORDER BY h.hour DESC LIMIT 1) > p.max_storage_mb * 1048576::bigint
+WHERE t.status IN ('active', 'suspended') AND control.seen_bytes(t.id) > p.max_storage_mb * 1048576::bigint
 ON CONFLICT (tenant_id, quota) DO NOTHING
 RETURNING tenant_id
 `
 
 // Who has come over the quota by what was seen of it last.
-func (q *Queries) OverStorage(ctx context.Context, db DBTX, tenants []uuid.UUID) ([]uuid.UUID, error) {
-	rows, err := db.Query(ctx, overStorage, tenants)
+func (q *Queries) OverStorage(ctx context.Context, db DBTX) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, overStorage)
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +191,15 @@ func (q *Queries) OverStorage(ctx context.Context, db DBTX, tenants []uuid.UUID)
 		return nil, err
 	}
 	return items, nil
+}
+
+const publishRoute = `-- name: PublishRoute :exec
+SELECT control.publish_route(tenant_id, deleted) FROM control.routes WHERE tenant_id = $1
+`
+
+func (q *Queries) PublishRoute(ctx context.Context, db DBTX, tenantID uuid.UUID) error {
+	_, err := db.Exec(ctx, publishRoute, tenantID)
+	return err
 }
 
 const rollUp = `-- name: RollUp :exec
@@ -211,12 +219,12 @@ func (q *Queries) RollUp(ctx context.Context, db DBTX, since time.Time) error {
 }
 
 const seen = `-- name: Seen :exec
-INSERT INTO control.usage_hours AS h (tenant_id, hour, database_bytes, connections)
-SELECT u.tenant, $1, u.bytes, u.connections
+INSERT INTO control.usage_hours AS h (tenant_id, hour, database_bytes, last_bytes, connections)
+SELECT u.tenant, $1, u.bytes, u.bytes, u.connections
 FROM (SELECT unnest($2::uuid[]) AS tenant, unnest($3::bigint[]) AS bytes, unnest($4::int[]) AS connections) u
 ORDER BY u.tenant
 ON CONFLICT (tenant_id, hour) DO UPDATE
-SET database_bytes = greatest(h.database_bytes, EXCLUDED.database_bytes), connections = greatest(h.connections, EXCLUDED.connections)
+SET database_bytes = greatest(h.database_bytes, EXCLUDED.database_bytes), last_bytes = EXCLUDED.last_bytes, connections = greatest(h.connections, EXCLUDED.connections)
 `
 
 type SeenParams struct {
@@ -237,8 +245,7 @@ func (q *Queries) Seen(ctx context.Context, db DBTX, arg SeenParams) error {
 }
 
 const storageOf = `-- name: StorageOf :one
-SELECT t.slug, p.max_storage_mb, p.over_quota,
-       COALESCE((SELECT h.database_bytes FROM control.usage_hours h WHERE h.tenant_id = t.id AND h.database_bytes > 0 ORDER BY h.hour DESC LIMIT 1), 0)::bigint AS database_bytes
+SELECT t.slug, p.max_storage_mb, p.over_quota, control.seen_bytes(t.id)::bigint AS database_bytes
 FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id WHERE t.id = $1
 `
 
@@ -295,13 +302,29 @@ func (q *Queries) TakeServers(ctx context.Context, db DBTX, arg TakeServersParam
 	return items, nil
 }
 
-const underStorage = `-- name: UnderStorage :exec
+const underStorage = `-- name: UnderStorage :many
 DELETE FROM control.quota_breaches b USING control.tenants t, control.plans p
-WHERE b.tenant_id = ANY ($1::uuid[]) AND b.quota = 'storage' AND t.id = b.tenant_id AND p.id = t.plan_id
-  AND (p.max_storage_mb = 0 OR (SELECT h.database_bytes FROM control.usage_hours h WHERE h.tenant_id = t.id AND h.database_bytes > 0 ORDER BY h.hour DESC LIMIT 1) <= p.max_storage_mb * 1048576::bigint)
+WHERE b.quota = 'storage' AND t.id = b.tenant_id AND p.id = t.plan_id
+  AND (p.max_storage_mb = 0 OR control.seen_bytes(t.id) <= p.max_storage_mb * 1048576::bigint)
+RETURNING b.tenant_id
 `
 
-func (q *Queries) UnderStorage(ctx context.Context, db DBTX, tenants []uuid.UUID) error {
-	_, err := db.Exec(ctx, underStorage, tenants)
-	return err
+func (q *Queries) UnderStorage(ctx context.Context, db DBTX) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, underStorage)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var tenant_id uuid.UUID
+		if err := rows.Scan(&tenant_id); err != nil {
+			return nil, err
+		}
+		items = append(items, tenant_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
