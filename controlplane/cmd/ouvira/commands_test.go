@@ -164,6 +164,9 @@ func (m *terminal) tenants(w *world) {
 	m.run("tenant move acme --server a")
 	m.run("tenant move acme --server z")
 	m.run("tenant move acme")
+	m.run("tenant adopt acme --server a")
+	m.run("tenant adopt 01900000-0000-7000-8000-000000000000 --server a")
+	m.run("tenant adopt 01900000-0000-7000-8000-000000000000")
 	m.golden("tenant")
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/controlplane/internal/replay"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -134,15 +135,16 @@ func New(t testing.TB) *World {
 	if testing.Verbose() {
 		w.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	w.Servers = server.NewService(w.Pool, w.Keys.Control, w.Log, server.Options{})
+	w.Servers = server.NewService(replay.DB{Pool: w.Pool}, w.Keys.Control, w.Log, server.Options{})
 	w.Use(w.Waker)
 	return w
 }
 
 // Use makes the rooms anew with another waker: a real queue, for real workers.
 func (w *World) Use(waker operation.Waker) {
-	w.Store = operation.NewStore(w.Pool, waker)
-	w.Provision = provision.NewService(w.Pool, w.Store, w.Servers, w.Public, w.Keys.Control, w.Log, provision.Options{
+	db := replay.DB{Pool: w.Pool}
+	w.Store = operation.NewStore(db, waker)
+	w.Provision = provision.NewService(db, w.Store, w.Servers, w.Public, w.Keys.Control, w.Log, provision.Options{
 		Activated: func(_ context.Context, _ pgx.Tx, a provision.Activated) error {
 			w.Activated = append(w.Activated, a)
 			return nil
