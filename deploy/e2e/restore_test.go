@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -212,4 +213,92 @@ func untilVerified(t *testing.T, tenant stack.API, event string) {
 		}
 		return audit.Valid && audit.KeptBatch > 0 && told, fmt.Sprintf("the audit does not verify, or tells of no %s: %+v", event, audit)
 	})
+}
+
+// The control database and the keys are lost, and come back by the steps of
+// docs/operations.md: tenants log in again, and one that signed up since the backup is
+// taken in by the marker in its database.
+func TestRel18TheControlDatabaseIsLostAndRestored(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t, stack.Options{})
+	superuser, database := s.PostgresURL(stack.PGControl), s.Demo().Postgres.Control
+	programs, err := pgserver.Find(t.Context(), 0)
+	must(t, err)
+	env := append(os.Environ(), "PATH="+programs.Dir+":"+bin+":"+os.Getenv("PATH"), "SUPERUSER_DATABASE="+database, "SUPERUSER_URL="+superuser, "KEPT="+t.TempDir())
+	for name, value := range s.Env(stack.Control) {
+		env = append(env, name+"="+value)
+	}
+	env = append(env, "OUVIRA_NODE_DATABASE_URL="+s.Env(stack.DataNode(0))["OUVIRA_NODE_DATABASE_URL"])
+	script := func(lines string) {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", lines)
+		c.Env = env
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", lines, err, out)
+		}
+	}
+	// The backup: the database sealed, and the keys apart.
+	script(`pg_dump --format=custom --dbname="$SUPERUSER_DATABASE" | controlplane archive seal > "$KEPT/control.dump.age"
+		cp "$OUVIRA_CONTROL_KEY_FILE" "$KEPT/control.key"; cp "$OUVIRA_DATA_PUBLIC_KEY_FILE" "$KEPT/data.pub"`)
+	late := signUp(t, s, "late")
+	eventually(t, recovery, func() (bool, string) { got := late.state(t.Context(), s); return got.Status == "active", got.Status })
+	late.login(t, s, 0)
+	id := column[string](t, database, "SELECT id::text FROM control.tenants WHERE slug = 'late'")[0]
+
+	must(t, s.Kill9(stack.Control))
+	must(t, s.Kill9(stack.Worker))
+	_, err = sql(t, superuser).Exec(t.Context(), "DROP DATABASE ouvira WITH (FORCE)")
+	must(t, err)
+	script(`rm "$OUVIRA_CONTROL_KEY_FILE" "$OUVIRA_DATA_PUBLIC_KEY_FILE"`)
+	demo(s, "acme").login(t, s, 0) // meanwhile, from the nodes' memory
+
+	script(`cp "$KEPT/control.key" "$OUVIRA_CONTROL_KEY_FILE"; cp "$KEPT/data.pub" "$OUVIRA_DATA_PUBLIC_KEY_FILE"
+		controlplane archive open < "$KEPT/control.dump.age" > "$KEPT/control.dump"
+		controlplane migrate --bootstrap-url "$SUPERUSER_URL"
+		dropdb --maintenance-db="$SUPERUSER_URL" --force ouvira
+		createdb --maintenance-db="$SUPERUSER_URL" --template=template0 --owner=ouvira_control_owner ouvira
+		pg_restore --exit-on-error --dbname="$SUPERUSER_DATABASE" "$KEPT/control.dump"
+		controlplane migrate --bootstrap-url "$SUPERUSER_URL"`)
+	public := column[bool](t, database, "SELECT has_database_privilege('public', current_database(), 'CONNECT')")[0]
+	if public {
+		t.Error("everybody may connect to the restored control database")
+	}
+	must(t, s.Start(t.Context(), stack.Control))
+	must(t, s.Start(t.Context(), stack.Worker))
+	for node := range 2 {
+		for _, slug := range []string{"acme", "globex"} {
+			demo(s, slug).login(t, s, node)
+		}
+		eventually(t, recovery, func() (bool, string) {
+			answer, err := s.TenantAPI(node, "late").Call(t.Context(), http.MethodGet, "/auth/me", nil)
+			return err == nil && answer.Status == http.StatusNotFound, fmt.Sprint("a tenant that the control database does not know is answered with ", answer.Status, err)
+		})
+	}
+
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	var report struct {
+		Findings []struct {
+			Code   string `json:"code"`
+			Server string `json:"server"`
+			Action string `json:"action"`
+		} `json:"findings"`
+	}
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodGet, "/v1/reconcile", nil, &report))
+	if len(report.Findings) != 1 || report.Findings[0].Code != "tenant_unknown" || !strings.Contains(report.Findings[0].Action, id) {
+		t.Fatalf("the doctor finds %+v", report.Findings)
+	}
+	var started struct {
+		Operation moving `json:"operation"`
+	}
+	body := map[string]string{"tenant_id": id, "slug": "late"}
+	must(t, operator.Want(t.Context(), http.StatusAccepted, http.MethodPost, "/v1/servers/"+report.Findings[0].Server+"/adopt", body, &started))
+	succeeds(t, operator, started.Operation.ID, recovery)
+	for node := range 2 {
+		late.login(t, s, node)
+	}
+	must(t, operator.Want(t.Context(), http.StatusOK, http.MethodGet, "/v1/reconcile", nil, &report))
+	if len(report.Findings) != 0 {
+		t.Errorf("the doctor finds %+v", report.Findings)
+	}
 }

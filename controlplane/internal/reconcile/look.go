@@ -319,7 +319,7 @@ func (c *comparison) watch(ctx context.Context, q pg.Querier) error {
 	if c.trusted, err = collect[trusted](ctx, q, pgx.RowToStructByPos[trusted], "SELECT line, rule, loopback FROM ouvira_watch.trusted()"); err != nil {
 		return err
 	}
-	c.passwords, err = collect[string](ctx, q, pgx.RowTo[string], "SELECT * FROM ouvira_watch.changed_passwords()")
+	c.passwords, err = collect[string](ctx, q, pgx.RowTo[string], "SELECT name FROM ouvira_watch.changed_passwords() AS name")
 	return err
 }
 
