@@ -221,11 +221,13 @@ func drainIsKilled(t *testing.T, s *stack.Stack, operator stack.API, armed, serv
 	must(t, operator.Want(t.Context(), http.StatusAccepted, http.MethodPost, "/v1/servers/"+server+"/drain", nil, &started))
 	stand(t, armed, points)
 	crash()
+	crashed := time.Now()
 	release(t, armed)
 	for _, part := range s.Names() {
 		must(t, s.Start(t.Context(), part))
 	}
 	succeeds(t, operator, started.Operation.ID, 4*time.Minute)
+	t.Logf("server %s was empty %.1f s after the crash", server, time.Since(crashed).Seconds())
 	left := column[string](t, s.Demo().Postgres.Control, "SELECT t.slug FROM control.tenants t JOIN control.servers v ON v.id = t.server_id WHERE v.name = $1", server)
 	if len(left) != 0 {
 		t.Errorf("server %s still has %v", server, left)

@@ -90,7 +90,11 @@ func TestTenantsThatTheControlDatabaseLostAreAdopted(t *testing.T) {
 	if code := f.adopt(t, reconcile.Adoption{Tenant: f.a, Slug: "acme"}); code != "marker_foreign" {
 		t.Errorf("a database with another's marker: %q", code)
 	}
-	f.exec(t, a, "UPDATE ouvira.marker SET tenant_id = '"+f.a.String()+"'")
+	f.exec(t, a, "UPDATE ouvira.marker SET tenant_id = '"+f.a.String()+"'; CREATE FOREIGN DATA WRAPPER evil")
+	if code := f.adopt(t, reconcile.Adoption{Tenant: f.a, Slug: "acme"}); code != "foreign_code" {
+		t.Errorf("a database with a foreign data wrapper: %q", code)
+	}
+	f.exec(t, a, "DROP FOREIGN DATA WRAPPER evil")
 	for slug, id := range map[string]uuid.UUID{"acme": f.a, "globex": f.b} {
 		if code := f.adopt(t, reconcile.Adoption{Tenant: id, Slug: slug}); code != "" {
 			t.Errorf("%s: %s", slug, code)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -195,6 +196,13 @@ func (a *adopting) takeIn(ctx context.Context, work *tenantdb.Work, found claime
 	}
 	if err != nil {
 		return in, err
+	}
+	alien, err := collect[string](ctx, inside.Conn(), pgx.RowTo[string], foreign)
+	if err != nil {
+		return in, inside.Explain(err)
+	}
+	if len(alien) > 0 {
+		return in, operation.Fail("foreign_code", "The database has what no tenant's database has: "+strings.Join(alien, ", ")+".", "Find out who put it there, drop it, then adopt the database.")
 	}
 	if in.version, err = work.CatchUp(ctx, found.Database); err != nil {
 		return in, err
