@@ -237,6 +237,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
+		provision.KindRotate:  provisioning.Rotations(),
 		reconcile.KindRepair:  h.rooms.Repairer,
 		reconcile.KindAdopt:   h.rooms.Adopter,
 		move.Kind:             moves,
