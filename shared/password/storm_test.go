@@ -50,7 +50,7 @@ func TestRel13AStormOfLoginsIsBounded(t *testing.T) {
 	}
 	// What was freed lies about until it is collected: many times the memory of the
 	// hashes that are under way, and far from that of all.
-	if grown := int64(peak) - int64(before.HeapInuse); grown > int64(max(16*cores, logins/8)*memory) { //nolint:gosec // far below the limits
+	if grown := int64(peak) - int64(before.HeapInuse); grown > int64(max(16*cores, logins/8)*memory) {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 	t.Logf("at most %d hashes at a time and %d MiB of heap, in %d looks", most, peak>>20, looks)

@@ -38,7 +38,7 @@ func TestSec56DangerousActsWantAFreshLogin(t *testing.T) {
 	known := map[string]bool{
 		"GET /v1/backups/{id}/archive": true, "POST /v1/tenants/{tenant}/export": false, "POST /v1/servers/{server}/drain": false,
 		"POST /v1/tenants/{tenant}/rotate": false,
-		"POST /v1/auth/2fa": true, "POST /v1/api-keys": true, "PATCH /v1/operators/{id}": true,
+		"POST /v1/auth/2fa":                true, "POST /v1/api-keys": true, "PATCH /v1/operators/{id}": true,
 		"POST /v1/operators/{id}/reset-2fa": true, "POST /v1/operators/invitations": true,
 	}
 	found := map[string]bool{}
