@@ -210,4 +210,3 @@ func (j *journal) more(t *testing.T, n int) {
 		return now >= before+n, fmt.Sprintf("%d requests of %d were served; failed: %v", now-before, n, failed)
 	})
 }
-

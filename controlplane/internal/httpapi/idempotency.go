@@ -35,6 +35,7 @@ var apart = map[string]string{ //nolint:gosec // names of operations, no credent
 	"add-server":            "a server is prepared; its name is taken once",
 	"prepare-server":        "a server is prepared",
 	"import-tenant":         "an archive is received; the slug is taken once",
+	"adopt-tenant":          "a server is asked in between; its tenant is taken in once",
 	"repair":                "servers are asked in between; what was mended is not found again",
 }
 

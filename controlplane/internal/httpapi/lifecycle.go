@@ -59,6 +59,14 @@ func (a *api) answerOperation(ctx context.Context) func(id uuid.UUID, err error)
 	}
 }
 
+func (a *api) rotateTenant(ctx context.Context, in *resumeInput) (*body[OperationOnly], error) {
+	t, err := a.find(ctx, in.TenantPath)
+	if err != nil {
+		return nil, err
+	}
+	return a.answerOperation(ctx)(a.Tenants.Rotate(ctx, actorOf(ctx), t.ID))
+}
+
 func (a *api) signOutEveryone(ctx context.Context, in *resumeInput) (*body[Tenant], error) {
 	t, err := a.find(ctx, in.TenantPath)
 	if err != nil {

@@ -1,7 +1,6 @@
 package httpapi_test
 
 import (
-	"maps"
 	"regexp"
 	"strings"
 	"testing"
@@ -32,8 +31,14 @@ func TestSec56DangerousActsWantAFreshLogin(t *testing.T) {
 	token := w.operator(t, operator.RoleOwner)
 	w.active(t, "acme")
 	w.stale(t)
+	// What cannot be undone, what gives power over others, and what lets data out. An
+	// export keeps what it makes here, so it is the download that is asked for; a drain
+	// moves tenants that are served meanwhile, and can be taken back; a rotation tells
+	// nobody the password.
 	known := map[string]bool{
-		"POST /v1/auth/2fa": true, "POST /v1/api-keys": true, "PATCH /v1/operators/{id}": true,
+		"GET /v1/backups/{id}/archive": true, "POST /v1/tenants/{tenant}/export": false, "POST /v1/servers/{server}/drain": false,
+		"POST /v1/tenants/{tenant}/rotate": false,
+		"POST /v1/auth/2fa":                true, "POST /v1/api-keys": true, "PATCH /v1/operators/{id}": true,
 		"POST /v1/operators/{id}/reset-2fa": true, "POST /v1/operators/invitations": true,
 	}
 	found := map[string]bool{}
@@ -50,9 +55,9 @@ func TestSec56DangerousActsWantAFreshLogin(t *testing.T) {
 			}
 		}
 	}
-	for name := range maps.Keys(known) {
-		if !found[name] {
-			t.Errorf("%s wants no fresh login", name)
+	for name, fresh := range known {
+		if found[name] != fresh {
+			t.Errorf("%s wants a fresh login: %v, want %v", name, found[name], fresh)
 		}
 	}
 	invitation := map[string]string{"email": "grace@ouvira.test", "role": "owner"}

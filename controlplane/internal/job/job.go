@@ -23,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 )
@@ -155,6 +156,7 @@ func NewWorker(pool *pgxpool.Pool, c Config) (*Worker, error) {
 			river.QueueDefault: {MaxWorkers: c.Others},
 		},
 		Workers:              workers,
+		Middleware:           []rivertype.Middleware{withRow},
 		JobTimeout:           jobTimeout,
 		FetchCooldown:        fetchCooldown,
 		RescueStuckJobsAfter: rescueAfter,

@@ -92,6 +92,16 @@ func (s *Service) ask(ctx context.Context, actor *audit.Actor, id uuid.UUID, r r
 	return operation, err
 }
 
+// Rotate asks for another password of the tenant's role. It returns the operation's id.
+func (s *Service) Rotate(ctx context.Context, actor *audit.Actor, id uuid.UUID) (uuid.UUID, error) {
+	return s.ask(ctx, actor, id, request{
+		verb: "given another password", action: "tenant.rotate", from: []Status{StatusActive, StatusSuspended},
+		start: func(ctx context.Context, tx pgx.Tx, _ dbsqlc.LockTenantRow) (uuid.UUID, error) {
+			return s.Provision.Rotate(ctx, tx, id, actor.String())
+		},
+	})
+}
+
 // SignOutEveryone ends all that anybody holds who is signed in at the tenant: access
 // tokens, refresh tokens, API keys and sessions of support.
 func (s *Service) SignOutEveryone(ctx context.Context, actor *audit.Actor, id uuid.UUID) (Tenant, error) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/webhook/dbsqlc"
+	"github.com/ouvira/ouvira/shared/failpoint"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 )
@@ -183,7 +184,11 @@ func (c *Courier) claim(ctx context.Context) ([]parcel, error) {
 // deliver makes one attempt and notes how it ended. If that cannot be noted, the
 // lease ends, and the event is sent once more.
 func (c *Courier) deliver(ctx context.Context, d parcel) {
+	failpoint.Hit(ctx, "webhook/taken")
 	status, err := c.attempt(ctx, d)
+	if err == nil {
+		failpoint.Hit(ctx, "webhook/sent")
+	}
 	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	if err != nil && ctx.Err() != nil { // broken off by our own end

@@ -92,6 +92,11 @@ type sealedToo struct {
 	served func(tenant uuid.UUID)
 }
 
+// ServedBefore implements outbox.Fleet.
+func (f sealedToo) ServedBefore(ctx context.Context) ([]uuid.UUID, error) {
+	return f.noted(f.Fleet.ServedBefore(ctx))
+}
+
 // Orphaned implements outbox.Fleet.
 func (f sealedToo) Orphaned(ctx context.Context, most int) ([]uuid.UUID, error) {
 	return f.noted(f.Fleet.Orphaned(ctx, most))

@@ -59,6 +59,7 @@ type Drainer struct {
 	due      map[uuid.UUID]time.Time
 	running  map[uuid.UUID]bool
 	untidy   map[uuid.UUID]bool // to be tidied on the next visit
+	returned bool               // what this node served before it was started has been looked at; of sweep alone
 	failures map[uuid.UUID]int  // in a row, to reach the tenant's database
 	served   map[uuid.UUID]time.Time
 	poke     chan struct{} // of size 1

@@ -29,6 +29,11 @@ func (f ControlFleet) ReportServed(ctx context.Context, tenants []uuid.UUID) err
 	return nil
 }
 
+// ServedBefore implements Fleet.
+func (f ControlFleet) ServedBefore(ctx context.Context) ([]uuid.UUID, error) {
+	return f.tenants(ctx, "SELECT node.served_before($1)", f.nodeID)
+}
+
 // Orphaned implements Fleet.
 func (f ControlFleet) Orphaned(ctx context.Context, most int) ([]uuid.UUID, error) {
 	return f.tenants(ctx, "SELECT node.orphaned($1, $2)", f.nodeID, most)

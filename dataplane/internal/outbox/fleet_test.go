@@ -64,6 +64,25 @@ func TestANodeThatDiedIsSweptByTheOthers(t *testing.T) {
 	}
 }
 
+// A node that was killed and is back looks itself after what it had to send: it lives,
+// so no other does.
+func TestANodeThatIsBackSendsWhatItHasLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	control, node := fleetOf(t, w)
+	if _, err := control.Exec(t.Context(), "INSERT INTO control.sweeps (tenant_id) SELECT id FROM control.tenants"); err != nil {
+		t.Fatal(err)
+	}
+	fleet := outbox.NewControlFleet(node(), "killed")
+	if err := fleet.ReportServed(t.Context(), []uuid.UUID{w.A.ID}); err != nil {
+		t.Fatal(err)
+	}
+	w.add(t, w.A, mailTo("a@acme.example"))
+	d := w.drainer(t, fleet)
+	untilStatus(t, w.A, "sent", 1)
+	d.stop()
+}
+
 func TestTheSlowSweepFindsWhatNobodyReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

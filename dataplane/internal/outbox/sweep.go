@@ -12,6 +12,8 @@ type Fleet interface {
 	// ReportServed tells for which tenants this node has taken requests that
 	// may have written messages.
 	ReportServed(ctx context.Context, tenants []uuid.UUID) error
+	// ServedBefore are the tenants that this node served before it was started.
+	ServedBefore(ctx context.Context) ([]uuid.UUID, error)
 	// Orphaned takes over tenants of nodes that are dead.
 	Orphaned(ctx context.Context, most int) ([]uuid.UUID, error)
 	// Unswept takes tenants at which no node has looked for an hour.
@@ -64,6 +66,18 @@ func (d *Drainer) sweepOnce(ctx context.Context) error {
 			return err
 		}
 		d.reported(tenants, time.Now())
+	}
+	// Once: what a run of this node has left that was killed. The node lives again, so
+	// no other looks after it.
+	if !d.returned {
+		before, err := d.options.Fleet.ServedBefore(ctx)
+		if err != nil {
+			return err
+		}
+		d.returned = true
+		for _, tenant := range before {
+			d.Wake(tenant)
+		}
 	}
 	orphans, err := d.options.Fleet.Orphaned(ctx, orphansAtOnce)
 	if err != nil {
