@@ -33,6 +33,7 @@ func TestGolden(t *testing.T) {
 	m := newTerminal(t)
 	leaves := m.helps("")
 	m.golden("help")
+	m.documented(leaves)
 	m.env["OUVIRA_URL"] = w.url
 	m.session()
 	m.servers(w)

@@ -23,6 +23,7 @@ const (
 	KeepOperations = 90 * day
 	KeepBackups    = 90 * day // rows of backups that are no more, or never were
 	KeepSignups    = 90 * day // that came to nothing
+	KeepMembers    = 30 * day // processes that are not heard of any more
 )
 
 // atOnce bounds a statement, and rounds how many of them there are in a sweep.
@@ -45,6 +46,7 @@ var rules = []rule{
 			SELECT id FROM control.signups
 			WHERE updated_at < now() - $1::interval AND status IN ('expired', 'rejected', 'failed') AND tenant_id IS NULL
 			LIMIT $2 FOR UPDATE SKIP LOCKED)`},
+	{"processes", KeepMembers, "DELETE FROM control.members WHERE id IN (SELECT id FROM control.members WHERE last_seen_at < now() - $1::interval LIMIT $2 FOR UPDATE SKIP LOCKED)"},
 	{"events", KeepEvents, `
 		DELETE FROM control.events WHERE id IN (
 			SELECT e.id FROM control.events e
@@ -103,13 +105,15 @@ func Tables() map[string]string {
 		"plans": fleet, "servers": fleet, "operators": fleet, "operator_factors": fleet, "operator_backup_codes": fleet, "operator_api_keys": fleet,
 		"webhook_endpoints": fleet, "backup_rules": fleet, "warm_targets": fleet,
 		"route_clock": replace, "share_history": replace, "reclaim_lease": replace, "warm_databases": replace, "usage_visits": replace,
-		"quota_breaches": replace, "served": replace, "sweeps": replace, "members": replace, "instances": replace, "shares": replace,
+		"quota_breaches": replace, "served": replace, "sweeps": replace, "instances": replace, "shares": replace,
 		"domains":              own + "those that were never proven after a week, those of purged tenants with them",
 		"operator_sessions":    own + "30 days after their end",
 		"operator_invitations": own + "after 90 days", "operator_password_resets": own + "after 30 days",
 		"webhook_deliveries": own + "30 days after they were delivered or given up",
 		"signup_limits":      own + "when they have no effect any more",
 		"usage_hours":        own + "after 14 days", "usage_days": own + "after 400 days", "usage_reports": own + "after 7 days",
+		"migration_ledger": fleet, "schema_migrations": replace,
+		"members": "30 days after they were last heard of",
 		"signups": "90 days after they came to nothing", "events": "after 90 days, when no delivery refers to them",
 		"operations": "90 days after their end, but for the first of a tenant", "operation_steps": "with their operations", "moves": "with their operations, when the source is dropped",
 		"backups": "90 days after they were removed or have failed",
