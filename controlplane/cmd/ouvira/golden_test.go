@@ -208,7 +208,8 @@ func (m *terminal) helps(command string) (leaves []string) {
 	return leaves
 }
 
-var typed = regexp.MustCompile(`\bouvira ((?:[a-z0-9-]+ )*[a-z0-9-]+)`)
+// typed is a command in prose, which may be broken over two lines, or in a script.
+var typed = regexp.MustCompile("(?m)(?:`|^|[(|] ?)ouvira\\s+((?:[a-z0-9-]+\\s+)*[a-z0-9-]+)")
 
 // Every command that the documentation tells people to type is one that was seen to
 // work here.
@@ -218,8 +219,7 @@ func (m *terminal) documented(leaves []string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	// A command in prose may be broken over two lines.
-	for _, found := range typed.FindAllStringSubmatch(strings.ReplaceAll(string(page), "\n", " "), -1) {
+	for _, found := range typed.FindAllStringSubmatch(string(page), -1) {
 		words := strings.Fields(found[1])
 		known := false
 		for n := range words {
