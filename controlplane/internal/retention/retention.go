@@ -110,6 +110,7 @@ func Tables() map[string]string {
 		"operator_sessions":    own + "30 days after their end",
 		"operator_invitations": own + "after 90 days", "operator_password_resets": own + "after 30 days",
 		"webhook_deliveries": own + "30 days after they were delivered or given up",
+		"idempotency_keys":   own + "after 24 hours",
 		"signup_limits":      own + "when they have no effect any more",
 		"usage_hours":        own + "after 14 days", "usage_days": own + "after 400 days", "usage_reports": own + "after 7 days",
 		"migration_ledger": fleet, "schema_migrations": replace,
