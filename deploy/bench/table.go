@@ -97,6 +97,22 @@ var table = append([]measurement{
 		bound: "Some eight commits on two servers, three new connections of some 10 ms each (two of the control plane, the node's first), and the notification between.",
 	},
 	{
+		name: "signup-cold",
+		what: "from the code to being signed in, with a database that is made for it, beyond what signing in takes", reference: "one raw `CREATE DATABASE … TEMPLATE` and the seed of its owner",
+		pkg: "github.com/ouvira/ouvira/deploy/e2e", benchmark: "BenchmarkSignUp/cold", unit: millis, target: 1.2, atMost: true,
+		bound: "Who waits asks whether it is there every so often, as a browser does; and a role, rights and a marker are made besides the database.",
+	},
+	{
+		name: "backup",
+		what: "a backup of a tenant with 100,000 records: dumped, sealed, stored, read back and checked", reference: "`pg_dump --format=custom` of the same database to a file",
+		pkg: controlplane + "internal/backup", benchmark: "BenchmarkBackupVersusBareTools/backup", unit: seconds,
+	},
+	{
+		name: "restore",
+		what: "a restore in place of that backup, until the tenant is served by it", reference: "`CREATE DATABASE` and `pg_restore --single-transaction` of the same dump",
+		pkg: controlplane + "internal/backup", benchmark: "BenchmarkBackupVersusBareTools/restore", unit: seconds,
+	},
+	{
 		name: "memory-known-tenant",
 		what: "heap per known tenant on a node, 10,000 known, none warm", reference: "1 KiB",
 		pkg: dataplane + "internal/directory", benchmark: "BenchmarkMemoryPerKnownTenant", unit: bytesEach, target: 1, atMost: true,

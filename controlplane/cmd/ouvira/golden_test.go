@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -205,4 +206,27 @@ func (m *terminal) helps(command string) (leaves []string) {
 		leaves = append(leaves, m.helps(strings.TrimSpace(command+" "+name))...)
 	}
 	return leaves
+}
+
+// typed is a command in prose, which may be broken over two lines, or in a script.
+var typed = regexp.MustCompile("(?m)(?:`|^|[(|] ?)ouvira\\s+((?:[a-z0-9-]+\\s+)*[a-z0-9-]+)")
+
+// Every command that the documentation tells people to type is one that was seen to
+// work here.
+func (m *terminal) documented(leaves []string) {
+	m.t.Helper()
+	page, err := os.ReadFile("../../../docs/operations.md")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, found := range typed.FindAllStringSubmatch(string(page), -1) {
+		words := strings.Fields(found[1])
+		known := false
+		for n := range words {
+			known = known || slices.Contains(leaves, strings.Join(words[:n+1], " "))
+		}
+		if !known {
+			m.t.Errorf("docs/operations.md tells of %q, which is no command", "ouvira "+found[1])
+		}
+	}
 }

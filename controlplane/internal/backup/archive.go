@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +18,8 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/backup/pgtool"
 	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/controlplane/internal/server"
+	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // Why an archive is not restored.
@@ -139,4 +142,11 @@ func (s *Service) prove(ctx context.Context, b stored) (contents string, err err
 		return "", corrupted("its manifest differs").Because(err)
 	}
 	return s.examine(ctx, b.object, b.manifest)
+}
+
+// takes is about what a database of the archive will take: as much as the one that it
+// was taken from, or where that is not known here, as its dump.
+func (st stored) takes(ctx context.Context, q pg.Querier) (int64, error) {
+	seen, err := server.Seen(ctx, q, st.manifest.TenantID)
+	return cmp.Or(seen, st.manifest.DumpSize), err
 }

@@ -181,7 +181,14 @@ func (a *copyAttempt) takeOrigin(ctx context.Context) error {
 }
 
 func (a *copyAttempt) place(ctx context.Context) error {
-	id, err := provision.Place(ctx, a.run, a.s.servers, a.d, "")
+	if err := a.source(ctx); err != nil {
+		return err
+	}
+	bytes, err := a.archive.takes(ctx, a.s.db)
+	if err != nil {
+		return err
+	}
+	id, err := provision.Place(ctx, a.run, a.s.servers, a.d, "", bytes)
 	if err == nil && a.work == nil {
 		a.work = tenantdb.On(a.s.servers, id, a.run)
 	}

@@ -100,7 +100,26 @@ func (a *replaceAttempt) archived(ctx context.Context) (err error) {
 	if a.archive, err = a.s.found(ctx, a.params.BackupID, uuid.Nil); err != nil {
 		return err
 	}
+	if err := a.room(ctx); err != nil {
+		return err
+	}
 	return a.prove(ctx)
+}
+
+// room refuses what would not fit beside the database that serves.
+func (a *replaceAttempt) room(ctx context.Context) error {
+	bytes, err := a.archive.takes(ctx, a.s.db)
+	if err != nil {
+		return err
+	}
+	here, err := a.s.servers.Get(ctx, a.server)
+	if err != nil {
+		return err
+	}
+	if lacks := here.Lacks(bytes); lacks != "" {
+		return operation.Fail("storage_full", lacks, "Raise its capacity, or move the tenant to a server that has room, then restore anew.")
+	}
+	return nil
 }
 
 func (a *replaceAttempt) create(ctx context.Context) (err error) {

@@ -156,7 +156,7 @@ func (a *app) serverPrepare() *cobra.Command {
 
 func (a *app) serverSet() *cobra.Command {
 	var status, region, address string
-	var databases, connections int
+	var databases, connections, storage int
 	c := a.serverCommand("set NAME|ID", "Change capacity, region, status or address of a server", func(ctx context.Context, client *client, name string) error {
 		body := map[string]any{}
 		if status != "" {
@@ -172,6 +172,9 @@ func (a *app) serverSet() *cobra.Command {
 		if connections > 0 {
 			capacity["connections"] = connections
 		}
+		if storage >= 0 {
+			capacity["storage_mb"] = storage
+		}
 		if len(capacity) > 0 {
 			body["capacity"] = capacity
 		}
@@ -184,12 +187,13 @@ func (a *app) serverSet() *cobra.Command {
 			body["address"] = map[string]any{"host": host, "port": number}
 		}
 		if len(body) == 0 {
-			return usageError{errors.New("say what to change: --databases, --connections, --region, --status or --address")}
+			return usageError{errors.New("say what to change: --databases, --connections, --storage-mb, --region, --status or --address")}
 		}
 		return client.call(ctx, http.MethodPatch, serverPath(name, ""), body, nil)
 	})
 	c.Flags().IntVar(&databases, "databases", 0, "how many tenants may live there")
 	c.Flags().IntVar(&connections, "connections", 0, "how many connections all processes together may hold")
+	c.Flags().IntVar(&storage, "storage-mb", -1, "how many megabytes all databases together may take (0: nothing is said any more)")
 	c.Flags().StringVar(&region, "region", "", "where it stands")
 	c.Flags().StringVar(&status, "status", "", "active, draining or offline")
 	c.Flags().StringVar(&address, "address", "", "host:port, after a failover")

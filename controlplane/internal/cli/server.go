@@ -24,7 +24,9 @@ type server struct {
 	Capacity struct {
 		Databases   int `json:"databases"`
 		Connections int `json:"connections"`
+		StorageMB   int `json:"storage_mb"`
 	} `json:"capacity"`
+	Stored    int64     `json:"stored_bytes"`
 	Databases int       `json:"databases"`
 	Tenants   int       `json:"tenants"`
 	Free      int       `json:"free"`
@@ -44,9 +46,19 @@ var serverColumns = []column[server]{
 		return strconv.Itoa(s.Databases) + "/" + strconv.Itoa(s.Capacity.Databases)
 	}},
 	{"connections", false, func(s server) string { return strconv.Itoa(s.Capacity.Connections) }},
+	{"storage", true, server.storage},
 	{"tls", true, func(s server) string { return s.TLSMode }},
 	{"region", true, func(s server) string { return s.Region }},
 	{"id", true, func(s server) string { return s.ID }},
+}
+
+// storage is what is stored, of what may be.
+func (s server) storage() string {
+	text := bytesText(s.Stored)
+	if s.Capacity.StorageMB > 0 {
+		text += " of " + bytesText(int64(s.Capacity.StorageMB)<<20)
+	}
+	return text
 }
 
 func (a *app) server() *cobra.Command {
@@ -57,7 +69,7 @@ func (a *app) server() *cobra.Command {
 
 func (a *app) serverAdd() *cobra.Command {
 	var address, region, mode, caFile string
-	var databases, connections int
+	var databases, connections, storage int
 	c := &cobra.Command{
 		Use: "add NAME", Short: "Add a Postgres server and prepare it", Args: cobra.ExactArgs(1),
 		Long: "Adds a Postgres server. The address is that of a superuser: the server is prepared with it and the\n" +
@@ -75,7 +87,7 @@ func (a *app) serverAdd() *cobra.Command {
 			}
 			body := map[string]any{
 				"name": args[0], "url": address,
-				"capacity": map[string]int{"databases": databases, "connections": connections},
+				"capacity": map[string]int{"databases": databases, "connections": connections, "storage_mb": storage},
 			}
 			if region != "" {
 				body["region"] = region
@@ -104,6 +116,7 @@ func (a *app) serverAdd() *cobra.Command {
 	c.Flags().StringVar(&address, "postgres-url", "", "postgres:// address of a superuser; - reads it from standard input")
 	c.Flags().IntVar(&databases, "databases", 500, "how many tenants may live there")
 	c.Flags().IntVar(&connections, "connections", 80, "how many connections all processes together may hold")
+	c.Flags().IntVar(&storage, "storage-mb", 0, "how many megabytes all databases together may take (0: nothing is said)")
 	c.Flags().StringVar(&region, "region", "", "where it stands")
 	c.Flags().StringVar(&mode, "tls-mode", "", "disable, require, verify-ca or verify-full (default: sslmode of the address)")
 	c.Flags().StringVar(&caFile, "tls-ca-file", "", "PEM file with the CA (default: the system's roots)")

@@ -58,6 +58,7 @@ func answerServer(s server.Server, err error) (*body[server.Server], error) {
 type CapacityChange struct {
 	Databases   *int `json:"databases,omitempty" minimum:"1" maximum:"100000"`
 	Connections *int `json:"connections,omitempty" minimum:"1" maximum:"100000"`
+	StorageMB   *int `json:"storage_mb,omitempty" minimum:"0" maximum:"1000000000" doc:"0: nothing is said any more."`
 }
 
 // ServerAddress is where a server answers.
@@ -84,7 +85,7 @@ func (a *api) updateServer(ctx context.Context, in *updateServerInput) (*body[se
 	}
 	p := server.Patch{Status: in.Body.Status, Region: in.Body.Region}
 	if c := in.Body.Capacity; c != nil {
-		p.Databases, p.Connections = c.Databases, c.Connections
+		p.Databases, p.Connections, p.StorageMB = c.Databases, c.Connections, c.StorageMB
 	}
 	if to := in.Body.Address; to != nil {
 		p.Address = (*server.Address)(to)

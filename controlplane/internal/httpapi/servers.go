@@ -30,6 +30,7 @@ type addServerInput struct {
 		Capacity struct {
 			Databases   int `json:"databases" minimum:"1" maximum:"100000" doc:"How many tenants may live there."`
 			Connections int `json:"connections" minimum:"1" maximum:"100000" doc:"How many connections all processes together may hold."`
+			StorageMB   int `json:"storage_mb,omitempty" minimum:"0" maximum:"1000000000" doc:"How many megabytes all databases together may take; 0: nothing is said."`
 		} `json:"capacity"`
 		TLS struct {
 			Mode string `json:"mode,omitempty" enum:"disable,require,verify-ca,verify-full"`
@@ -42,7 +43,7 @@ func (a *api) addServer(ctx context.Context, in *addServerInput) (*body[server.S
 	actor := actorOf(ctx)
 	s, err := a.Servers.Add(ctx, server.New{
 		Name: in.Body.Name, URL: in.Body.URL, Region: in.Body.Region,
-		Capacity: server.Capacity{Databases: in.Body.Capacity.Databases, Connections: in.Body.Capacity.Connections},
+		Capacity: server.Capacity{Databases: in.Body.Capacity.Databases, Connections: in.Body.Capacity.Connections, StorageMB: in.Body.Capacity.StorageMB},
 		TLS:      server.TLS{Mode: in.Body.TLS.Mode, CA: in.Body.TLS.CA},
 	}, func(tx pgx.Tx, s server.Server) error {
 		return audit.Record(ctx, tx, audit.Entry{

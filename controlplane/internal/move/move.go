@@ -153,7 +153,11 @@ func (s *Service) start(ctx context.Context, tx pgx.Tx, actor *audit.Actor, tena
 		return uuid.Nil, fault.Conflict("The tenant is " + status + " and cannot be moved: only one that is active, suspended or deleted has a database that can.").
 			Code("tenant_" + status)
 	}
-	place, err := s.place(ctx, tx, *source, target)
+	bytes, err := server.Seen(ctx, tx, tenant)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	place, err := s.place(ctx, tx, *source, target, bytes)
 	if err != nil {
 		return uuid.Nil, err
 	}
@@ -188,11 +192,11 @@ func movable(status string) bool {
 }
 
 // place takes the place on the target, or says why there is none.
-func (s *Service) place(ctx context.Context, tx pgx.Tx, source uuid.UUID, wanted string) (server.Server, error) {
+func (s *Service) place(ctx context.Context, tx pgx.Tx, source uuid.UUID, wanted string, bytes int64) (server.Server, error) {
 	refuse := func(code, message string) error {
 		return fault.Conflict(message).Code(code).OnField("server", code, message)
 	}
-	id, err := s.servers.Place(ctx, tx, wanted)
+	id, err := s.servers.Place(ctx, tx, wanted, bytes)
 	switch {
 	case errors.Is(err, server.ErrUnknown):
 		return server.Server{}, fault.Invalid("There is no such server. See: ouvira server list.").OnField("server", "unknown", "There is no such server.")
@@ -212,6 +216,8 @@ func (s *Service) place(ctx context.Context, tx pgx.Tx, source uuid.UUID, wanted
 		return server.Server{}, refuse("same_server", "The tenant is on server "+found.Name+" already. Choose another one.")
 	case found.Status != "active":
 		return server.Server{}, refuse("server_not_active", "Server "+found.Name+" is "+found.Status+": tenants move to active servers only. Choose another one, or activate it.")
+	case err != nil && found.Lacks(bytes) != "":
+		return server.Server{}, refuse("storage_full", found.Lacks(bytes)+" Choose another one, or raise its capacity.")
 	case err != nil:
 		return server.Server{}, refuse("server_full", fmt.Sprintf("Server %s is full: it holds %d databases of %d. Choose another one, or raise its capacity.", found.Name, found.Databases, found.Capacity.Databases))
 	}

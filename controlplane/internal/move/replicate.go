@@ -2,8 +2,12 @@ package move
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
@@ -95,7 +99,7 @@ func (a *attempt) createSubscription(ctx context.Context) error {
 	}
 	return a.asProvisioner(ctx, func(s *tenantdb.Session) error {
 		if !modern {
-			return a.explainMissing(s, s.Exec(ctx, "SELECT ouvira_move.subscribe($1, $2)", a.name(), source))
+			return a.untrusted(s, a.explainMissing(s, s.Exec(ctx, "SELECT ouvira_move.subscribe($1, $2)", a.name(), source)))
 		}
 		// The statement holds a password. Where the right was not granted, it may
 		// be logged if it fails.
@@ -104,14 +108,25 @@ func (a *attempt) createSubscription(ctx context.Context) error {
 				return s.Explain(err)
 			}
 		}
-		return s.Exec(ctx, "CREATE SUBSCRIPTION "+a.name()+" CONNECTION "+literal(source)+" PUBLICATION "+a.name()+
-			" WITH (slot_name = '"+a.name()+"', create_slot = false, disable_on_error = true)")
+		return a.untrusted(s, s.Exec(ctx, "CREATE SUBSCRIPTION "+a.name()+" CONNECTION "+literal(source)+" PUBLICATION "+a.name()+
+			" WITH (slot_name = '"+a.name()+"', create_slot = false, disable_on_error = true)"))
 	})
 }
 
 // asProvisioner works in the target as the provisioner, who owns the subscription.
 func (a *attempt) asProvisioner(ctx context.Context, fn func(*tenantdb.Session) error) error {
 	return a.target.Visit(ctx, server.Target{Database: a.move.to.Name()}, fn)
+}
+
+// untrusted ends a move between servers of which the target's Postgres does not accept
+// the source's certificate, or finds none where one is demanded: that does not pass.
+func (a *attempt) untrusted(s *tenantdb.Session, err error) error {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || !strings.HasPrefix(refused.Code, "08") || !strings.Contains(refused.Message, "certificate") && !strings.Contains(refused.Message, "SSL") {
+		return err
+	}
+	return operation.Fail("source_untrusted", "The Postgres of server "+s.Server()+" does not trust the certificate of the server that the tenant is to leave.",
+		"Put the CA of that server into ~/.postgresql/root.crt of the user that Postgres runs as on server "+s.Server()+", then move the tenant.").Because(err)
 }
 
 // explainMissing says what to do about a server that lacks the functions.

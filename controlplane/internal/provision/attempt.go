@@ -107,7 +107,7 @@ func (a *attempt) database() tenantdb.Database {
 // place commits where the tenant goes and under which names, before anything
 // exists there.
 func (a *attempt) place(ctx context.Context) error {
-	id, err := Place(ctx, a.run, a.s.servers, a.database(), a.params.Server)
+	id, err := Place(ctx, a.run, a.s.servers, a.database(), a.params.Server, 0)
 	if err == nil {
 		a.placed(&id)
 	}
@@ -115,8 +115,9 @@ func (a *attempt) place(ctx context.Context) error {
 }
 
 // Place gives a tenant that is being provisioned its server, wanted (id or name) or
-// the emptiest, and its database's name. One that has a place keeps it.
-func Place(ctx context.Context, run *operation.Run, servers *server.Service, d tenantdb.Database, wanted string) (id uuid.UUID, err error) {
+// the emptiest, and its database's name. bytes is what it brings. One that has a place
+// keeps it.
+func Place(ctx context.Context, run *operation.Run, servers *server.Service, d tenantdb.Database, wanted string, bytes int64) (id uuid.UUID, err error) {
 	err = run.InTx(ctx, func(tx pgx.Tx) error {
 		var status string
 		var chosen *uuid.UUID
@@ -131,10 +132,10 @@ func Place(ctx context.Context, run *operation.Run, servers *server.Service, d t
 			id = *chosen
 			return nil
 		}
-		id, err = servers.Place(ctx, tx, wanted)
+		id, err = servers.Place(ctx, tx, wanted, bytes)
 		switch {
 		case errors.Is(err, server.ErrNoCapacity):
-			return operation.Later("no_capacity", "No tenant server has room for another database.",
+			return operation.Later("no_capacity", noRoom(bytes),
 				"Add a server (ouvira server add): the tenant is made as soon as there is room.").In(capacityPause).Because(err)
 		case errors.Is(err, server.ErrUnknown):
 			return operation.Fail("server_unknown", "The server that was asked for does not exist.", "Try again with a server that exists, or with none.").Because(err)
@@ -148,6 +149,13 @@ func Place(ctx context.Context, run *operation.Run, servers *server.Service, d t
 		return nil
 	})
 	return id, err
+}
+
+func noRoom(bytes int64) string {
+	if bytes == 0 {
+		return "No tenant server has room for another database."
+	}
+	return fmt.Sprintf("No tenant server has room for another database of %d MB.", (bytes+1<<20-1)>>20)
 }
 
 func notProvisioning(status string) error {

@@ -54,7 +54,7 @@ func TestPlacementSpreads(t *testing.T) {
 	b := w.addServer(t, "b", tenantServer(t, testdb.PG18).provisionerURL, 2)
 	place := func(wanted string) (uuid.UUID, error) {
 		return pg.InTxValue(t.Context(), w.Pool, func(tx pgx.Tx) (uuid.UUID, error) {
-			id, err := w.servers.Place(t.Context(), tx, wanted)
+			id, err := w.servers.Place(t.Context(), tx, wanted, 0)
 			if err != nil {
 				return id, err
 			}

@@ -180,7 +180,7 @@ func (s *Service) refill(ctx context.Context, tx pgx.Tx, fingerprint string, lat
 	}
 	for _, l := range lacks {
 		for range l.Missing {
-			_, err := s.servers.Place(ctx, tx, l.Server.String())
+			_, err := s.servers.Place(ctx, tx, l.Server.String(), 0)
 			if errors.Is(err, server.ErrNoCapacity) {
 				break
 			}

@@ -88,6 +88,9 @@ func (s *Service) validate(in New) (address, error) {
 	if in.Capacity.Connections < 1 {
 		return address{}, invalid("capacity.connections", "too_small", "Say how many connections Ouvira may hold to the server, at least 1.")
 	}
+	if in.Capacity.StorageMB < 0 {
+		return address{}, invalid("capacity.storage_mb", "too_small", "Say how many megabytes the databases may take together; 0 says nothing.")
+	}
 	a, err := parse(in.URL)
 	if err != nil {
 		return address{}, err
@@ -287,10 +290,10 @@ func (s *Service) insert(ctx context.Context, tx pgx.Tx, in New, a address, f fa
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO control.servers (id, name, host, port, tls_mode, tls_ca, region, max_databases, max_connections,
-		                             system_identifier, postgres_version, provisioner_credential)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		                             system_identifier, postgres_version, provisioner_credential, max_storage_mb)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
 		id, in.Name, a.host, a.port, a.tls.Mode, a.tls.CA, in.Region, in.Capacity.Databases, in.Capacity.Connections,
-		f.systemIdentifier, f.version, sealed)
+		f.systemIdentifier, f.version, sealed, in.Capacity.StorageMB)
 	switch pg.Constraint(err) {
 	case "servers_name_key":
 		return uuid.Nil, fault.Conflict("A server of this name exists already.").Code("name_taken").

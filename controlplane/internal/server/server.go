@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,9 +42,10 @@ type Server struct {
 	Status    string    `json:"status"` // active, draining, offline
 	Version   int       `json:"postgres_version"`
 	Capacity  Capacity  `json:"capacity"`
-	Databases int       `json:"databases"` // in use: those of tenants, of the warm pool, and what moves bring or have left
-	Tenants   int       `json:"tenants"`   // what a drain has to move
-	Free      int       `json:"free"`      // databases that still fit
+	Stored    int64     `json:"stored_bytes"` // by all of them, as it was seen last
+	Databases int       `json:"databases"`    // in use: those of tenants, of the warm pool, and what moves bring or have left
+	Tenants   int       `json:"tenants"`      // what a drain has to move
+	Free      int       `json:"free"`         // databases that still fit
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -52,7 +54,11 @@ type Server struct {
 type Capacity struct {
 	Databases   int `json:"databases"`
 	Connections int `json:"connections"` // backends of ours, all processes together
+	StorageMB   int `json:"storage_mb"`  // 0: it was not said
 }
+
+// Bytes is StorageMB in bytes.
+func (c Capacity) Bytes() int64 { return int64(c.StorageMB) << 20 }
 
 // TLS says how to connect. Mode is disable, require, verify-ca or verify-full;
 // "" takes sslmode of the URL. CA is PEM; "" trusts the system's roots.
@@ -111,9 +117,18 @@ const databases = `
 	UNION ALL SELECT target_id FROM control.moves WHERE switched_at IS NULL AND aborted_at IS NULL
 	UNION ALL SELECT source_id FROM control.moves WHERE switched_at IS NOT NULL AND dropped_at IS NULL`
 
+// stored is whose data takes room on a server: tenants', what moves bring and have
+// left, and what was replaced by a restore.
+const stored = `
+	SELECT server_id, id AS tenant_id FROM control.tenants WHERE server_id IS NOT NULL
+	UNION ALL SELECT target_id, tenant_id FROM control.moves WHERE switched_at IS NULL AND aborted_at IS NULL
+	UNION ALL SELECT source_id, tenant_id FROM control.moves WHERE switched_at IS NOT NULL AND dropped_at IS NULL
+	UNION ALL SELECT server_id, tenant_id FROM control.retired_databases WHERE dropped_at IS NULL`
+
 const selectServers = `
 	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
-	       s.max_databases, s.max_connections, u.used,
+	       s.max_databases, s.max_connections, s.max_storage_mb, u.used,
+	       (SELECT COALESCE(sum(control.seen_bytes(d.tenant_id)), 0)::bigint FROM (` + stored + `) d WHERE d.server_id = s.id),
 	       (SELECT count(*) FROM control.tenants t WHERE t.server_id = s.id), s.created_at, s.updated_at
 	FROM control.servers s
 	CROSS JOIN LATERAL (SELECT count(*) AS used FROM (` + databases + `) d WHERE d.server_id = s.id) u`
@@ -121,7 +136,7 @@ const selectServers = `
 func scanServer(row pgx.CollectableRow) (Server, error) {
 	var s Server
 	err := row.Scan(&s.ID, &s.Name, &s.Host, &s.Port, &s.TLSMode, &s.Region, &s.Status, &s.Version,
-		&s.Capacity.Databases, &s.Capacity.Connections, &s.Databases, &s.Tenants, &s.CreatedAt, &s.UpdatedAt)
+		&s.Capacity.Databases, &s.Capacity.Connections, &s.Capacity.StorageMB, &s.Databases, &s.Stored, &s.Tenants, &s.CreatedAt, &s.UpdatedAt)
 	s.Free = max(0, s.Capacity.Databases-s.Databases)
 	return s, err
 }
@@ -219,9 +234,9 @@ var (
 
 // Place chooses the server for a new tenant and locks it until the caller's
 // transaction ends: the active one with the largest free fraction, or the one
-// that wanted names (id or name; "" for any). The caller then sets
-// tenants.server_id. Errors: ErrNoCapacity, ErrUnknown.
-func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUID, error) {
+// that wanted names (id or name; "" for any). bytes is what the tenant brings, as far as
+// is known. The caller then sets tenants.server_id. Errors: ErrNoCapacity, ErrUnknown.
+func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string, bytes int64) (uuid.UUID, error) {
 	// All rows are locked in one order before any is counted, so that two
 	// placements never take the same last seat.
 	rows, err := tx.Query(ctx, `
@@ -249,13 +264,17 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUI
 	if _, err := pgx.ForEachRow(rows, []any{&id, &n}, func() error { used[id] = n; return nil }); err != nil {
 		return uuid.Nil, fmt.Errorf("count the databases: %w", err)
 	}
+	full, err := crowded(ctx, tx, bytes)
+	if err != nil {
+		return uuid.Nil, err
+	}
 	best, bestFree, known := uuid.Nil, 0.0, wanted == ""
 	for _, c := range servers {
 		if wanted != "" && wanted != c.Name && wanted != c.ID.String() {
 			continue
 		}
 		known = true
-		if c.Status != "active" || c.Max <= used[c.ID] {
+		if c.Status != "active" || c.Max <= used[c.ID] || slices.Contains(full, c.ID) {
 			continue
 		}
 		if free := float64(c.Max-used[c.ID]) / float64(c.Max); free > bestFree {
@@ -270,3 +289,33 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string) (uuid.UUI
 	}
 	return best, nil
 }
+
+// crowded lists the servers whose storage would be more than full with so many bytes.
+func crowded(ctx context.Context, tx pgx.Tx, bytes int64) ([]uuid.UUID, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT s.id FROM control.servers s
+		WHERE s.max_storage_mb > 0 AND $1 + (SELECT COALESCE(sum(control.seen_bytes(d.tenant_id)), 0) FROM (`+stored+`) d WHERE d.server_id = s.id)
+		      > s.max_storage_mb * 1048576::bigint`, bytes)
+	if err != nil {
+		return nil, fmt.Errorf("add up what the servers store: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+// Seen is the size of a tenant's database as it was seen last; 0: it was not.
+func Seen(ctx context.Context, q pg.Querier, tenant uuid.UUID) (bytes int64, err error) {
+	if err := q.QueryRow(ctx, "SELECT control.seen_bytes($1)", tenant).Scan(&bytes); err != nil {
+		return 0, fmt.Errorf("read the size of a tenant: %w", err)
+	}
+	return bytes, nil
+}
+
+// Lacks says with figures why so many bytes do not fit on the server; "" if they do.
+func (s Server) Lacks(bytes int64) string {
+	if s.Capacity.StorageMB == 0 || s.Stored+bytes <= s.Capacity.Bytes() {
+		return ""
+	}
+	return fmt.Sprintf("Server %s has no room for %d MB more: it stores %d MB of %d MB.", s.Name, megabytes(bytes), megabytes(s.Stored), s.Capacity.StorageMB)
+}
+
+func megabytes(bytes int64) int64 { return (bytes + 1<<20 - 1) >> 20 }

@@ -19,6 +19,7 @@ type Patch struct {
 	Region      *string
 	Databases   *int
 	Connections *int
+	StorageMB   *int // 0: it is not said any more
 	Address     *Address
 }
 
@@ -43,6 +44,9 @@ func (s *Service) Update(ctx context.Context, id uuid.UUID, p Patch, also func(t
 			return Server{}, fault.Invalid("The server cannot be changed: a capacity is at least 1.").OnField(field, "too_small", "Use 1 or more.")
 		}
 	}
+	if p.StorageMB != nil && *p.StorageMB < 0 {
+		return Server{}, fault.Invalid("The server cannot be changed: its storage is 0 or more megabytes.").OnField("capacity.storage_mb", "too_small", "Use 0 or more.")
+	}
 	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (Server, error) {
 		if _, err := tx.Exec(ctx, "SELECT FROM control.servers WHERE id = $1 FOR UPDATE", id); err != nil {
 			return Server{}, fmt.Errorf("lock the server: %w", err)
@@ -63,8 +67,8 @@ func (s *Service) Update(ctx context.Context, id uuid.UUID, p Patch, also func(t
 		_, err = tx.Exec(ctx, `
 			UPDATE control.servers
 			SET status = COALESCE($2, status), region = COALESCE($3, region), max_databases = COALESCE($4, max_databases),
-			    max_connections = COALESCE($5, max_connections), host = $6, port = $7, updated_at = now()
-			WHERE id = $1`, id, p.Status, p.Region, p.Databases, p.Connections, to.Host, to.Port)
+			    max_connections = COALESCE($5, max_connections), host = $6, port = $7, max_storage_mb = COALESCE($8, max_storage_mb), updated_at = now()
+			WHERE id = $1`, id, p.Status, p.Region, p.Databases, p.Connections, to.Host, to.Port, p.StorageMB)
 		if err != nil {
 			return Server{}, fmt.Errorf("change the server: %w", err)
 		}

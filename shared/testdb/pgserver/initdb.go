@@ -145,7 +145,8 @@ func characterType() string {
 // environment is small on purpose: PG* variables of the caller would change
 // what the server does.
 func (s *Server) environment() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=", "LANG=C", "TZ=UTC"}
+	// A home of its own: what a person has in ~/.postgresql is no business of a test's.
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "LC_ALL=", "LANG=C", "TZ=UTC"}
 }
 
 func (s *Server) asUser() string {

@@ -1,0 +1,112 @@
+package move_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ouvira/ouvira/controlplane/internal/move"
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
+	"github.com/ouvira/ouvira/shared/testdb"
+)
+
+// certified makes a certificate for 127.0.0.1 that is its own CA.
+func certified(t *testing.T) (certificate, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "127.0.0.1"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+}
+
+// place writes a file as the user that the server runs as.
+func place(t *testing.T, s *prepared, content []byte, parts ...string) {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(s.Dir(), "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	path := filepath.Join(append([]string{s.Dir()}, parts...)...)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Between servers with verify-full the target's Postgres checks the source by the CA
+// that lies in the home of its own user: a move without it is refused and says where it
+// belongs, with another's too, and goes through with the right one.
+func TestAMoveBetweenServersThatDemandTLS(t *testing.T) {
+	t.Parallel()
+	a, b := ownServer(t, testdb.System, nil), ownServer(t, testdb.System, nil)
+	w := newWorld(t, a, b, move.Options{Budget: patient, Chunk: 20})
+	tenant := w.tenant(t, "acme")
+	certificate, key := certified(t)
+	strangers, _ := certified(t)
+	place(t, a, certificate, "data", "server.crt")
+	place(t, a, key, "data", "server.key")
+	conn := testdb.Connect(t, a.URL())
+	for _, statement := range []string{"ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"} {
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.exec(t, "UPDATE control.servers SET tls_mode = 'verify-full', tls_ca = $1 WHERE name = 'a'", string(certificate))
+	for _, wrong := range [][]byte{nil, strangers} {
+		if wrong != nil {
+			place(t, b, wrong, ".postgresql", "root.crt")
+		}
+		o := w.finish(t, w.runner, w.mustAsk(t, tenant, "b"), operation.Failed)
+		if o.Error.Code != "source_untrusted" || !strings.Contains(o.Error.NextAction, "root.crt") {
+			t.Fatalf("%+v", o.Error)
+		}
+		if p := w.placed(t, tenant); p.Server != "a" || p.Mode != "serve" || left(t, b, tenant, 2) != 0 {
+			t.Fatalf("%+v", p)
+		}
+	}
+	place(t, b, certificate, ".postgresql", "root.crt")
+	op := w.mustAsk(t, tenant, "b")
+	encrypted := w.spied(&spy{before: func(_ context.Context, step string) error {
+		if step == move.StepSwitch && !one[bool](t, conn, "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_replication r USING (pid)") {
+			t.Error("the copy is not encrypted")
+		}
+		return nil
+	}})
+	w.finish(t, encrypted, op, operation.Succeeded)
+	if p := w.placed(t, tenant); p.Server != "b" || p.Mode != "serve" {
+		t.Errorf("%+v", p)
+	}
+}
