@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -412,6 +413,9 @@ func archives(t *testing.T, s *stack.Stack) {
 	}
 	root := filepath.Join(s.State(), "backups")
 	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		if path == root && errors.Is(err, os.ErrNotExist) {
+			return nil // nothing was ever stored
+		}
 		if err != nil || entry.IsDir() {
 			return err
 		}
