@@ -22,8 +22,7 @@ const (
 // cost. The folder is "" where there is none, or where TMPDIR says already where
 // temporary files go.
 func inMemory() (dir string, remove func() error, err error) {
-	var fs unix.Statfs_t
-	if os.Getenv("TMPDIR") != "" || unix.Statfs(memoryFolder, &fs) != nil || fs.Bavail*uint64(fs.Bsize) < memoryNeeded {
+	if os.Getenv("TMPDIR") != "" || free(memoryFolder) < memoryNeeded {
 		return "", func() error { return nil }, nil
 	}
 	if dir, err = os.MkdirTemp(memoryFolder, "ouvira-test-"); err != nil {
@@ -42,4 +41,13 @@ func inMemory() (dir string, remove func() error, err error) {
 		keep()
 		return os.RemoveAll(dir)
 	}, nil
+}
+
+// free is the room in a folder, in bytes; 0 where there is no such folder.
+func free(dir string) uint64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0
+	}
+	return fs.Bavail * uint64(fs.Bsize)
 }
