@@ -23,12 +23,13 @@ type nameserver struct {
 func newNameserver(t *testing.T) *nameserver {
 	t.Helper()
 	n := &nameserver{records: map[string][]string{}, rcode: map[string]int{}, silent: map[string]bool{}}
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	// TCP first: its ports are the ones that others take.
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.address = udp.LocalAddr().String()
-	tcp, err := net.Listen("tcp", n.address)
+	n.address = tcp.Addr().String()
+	udp, err := net.ListenPacket("udp", n.address)
 	if err != nil {
 		t.Fatal(err)
 	}
