@@ -75,7 +75,7 @@ test: $(TOOLBIN)/gotestsum ## Run every test against a Postgres of its own: the 
 ifeq ($(PKGS),$(ALL_PKGS))
 	@echo "isolation of tenants on Postgres 18"
 	@$(BIN)/withpg -on18 -- $(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
-		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) -run '^Test(Sec|Invariant)' ./dataplane/...
+		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) -short -run '^Test(Sec|Invariant)' ./dataplane/...
 	@echo "everything on the system's Postgres"
 endif
 	@exec $(BIN)/withpg -18 -- \
