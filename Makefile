@@ -24,12 +24,13 @@ GENERATED  = $(foreach p,controlplane dataplane,$(call queries,$(p)) $(p)/openap
 RACE := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 # Packages tested at once. Half of a test run waits for Postgres.
 TEST_P ?= 2
-TEST_TIMEOUT ?= 12m
+TEST_TIMEOUT ?= 20m
 # Failpoints are compiled in, so that the tests that kill processes run; without
 # one armed they do nothing. `make check` tests that a release has none.
 TEST_FLAGS ?= -tags failpoints
 # Which packages; `make test PKGS=./dataplane/internal/tenantpool` for one.
-ALL_PKGS := $(shell $(GO) list -m -f '{{.Path}}/...')
+# The end-to-end tests come first: they take the longest, and wait much.
+ALL_PKGS := ./deploy/... $(filter-out %/deploy/...,$(shell $(GO) list -m -f '{{.Path}}/...'))
 PKGS ?= $(ALL_PKGS)
 
 ##@ Run

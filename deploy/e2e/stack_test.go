@@ -39,6 +39,11 @@ func run(m *testing.M) int {
 		return 1
 	}
 	bin = dir
+	// The programs collect their garbage as they do for everybody.
+	if err := os.Unsetenv("GOGC"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	code := m.Run()
 	if err := closeShared(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop the shared stack:", err)

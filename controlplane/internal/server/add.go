@@ -305,6 +305,14 @@ func (s *Service) insert(ctx context.Context, tx pgx.Tx, in New, a address, f fa
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("write the server: %w", err)
 	}
+	// Whoever hears of it first would otherwise take all of it, and hold it until it
+	// has heard of the others; all its life long, if it is killed before.
+	_, err = tx.Exec(ctx, `
+		INSERT INTO control.shares (server_id, instance_id, granted, open, wanted, most)
+		SELECT $1, i.id, 0, 0, 0, $2 FROM control.instances i WHERE i.expelled_at IS NULL`, id, in.Capacity.Connections)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("reserve the server's connections for those who live: %w", err)
+	}
 	return id, nil
 }
 

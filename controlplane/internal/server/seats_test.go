@@ -116,3 +116,38 @@ func TestInvariant01SeatsAreBoundByTheShare(t *testing.T) {
 		t.Errorf("%+v is left", d)
 	}
 }
+
+// A server that is new belongs to all processes, not to the one that hears of it
+// first and may be killed with all of it.
+func TestANewServerIsSharedOut(t *testing.T) {
+	t.Parallel()
+	s, control := newService(t, server.Options{})
+	sequence := 0
+	lease := func(instance string) (limit int) {
+		t.Helper()
+		sequence++
+		err := control.Pool.QueryRow(t.Context(), `
+			SELECT COALESCE(sum((share ->> 'limit')::int), 0)
+			FROM jsonb_array_elements(node.lease_shares($1, $1, 'node', $2, 1, 1, NULL, NULL, 0, '[]') -> 'shares') AS share`, instance, sequence).Scan(&limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return limit
+	}
+	// What nobody has been heard of for some time is given out.
+	if _, err := control.Pool.Exec(t.Context(), "UPDATE control.share_history SET since = now() - interval '1 hour'"); err != nil {
+		t.Fatal(err)
+	}
+	for _, instance := range []string{"firstfirst", "secondseco"} {
+		if limit := lease(instance); limit != 0 {
+			t.Errorf("%s may hold %d connections to no server", instance, limit)
+		}
+	}
+	if _, err := s.Add(t.Context(), spec("a", testdb.Server(t, testdb.System).URL()), nil); err != nil {
+		t.Fatal(err)
+	}
+	first, second := lease("firstfirst"), lease("secondseco")
+	if first == 0 || second == 0 || max(first, second) > min(first, second)+1 {
+		t.Errorf("the first may hold %d connections, the second %d", first, second)
+	}
+}
