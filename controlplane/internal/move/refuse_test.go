@@ -30,40 +30,38 @@ func (w *world) allThere(t *testing.T, tenant uuid.UUID, journal *writer) {
 // lost. After some tries the move is given up.
 func TestRel03AMoveThatExceedsItsBudget(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
-		w := newWorld(t, tenantServer(t, version, "a"), tenantServer(t, version, "b"), move.Options{Budget: time.Second, Fences: 2, Chunk: 20})
-		tenant := w.tenant(t, "acme")
-		journal := w.write(t, tenant)
-		op := w.mustAsk(t, tenant, "b")
-		w.blockWhileHeld(t, tenant)
-		deadline := time.Now().Add(2 * time.Minute)
-		for {
-			if err := w.runner.Run(t.Context(), op); err != nil {
-				t.Fatal(err)
-			}
-			o := w.get(t, op)
-			if o.Status == operation.Failed {
-				if o.Error.Code != "fence_budget" {
-					t.Fatalf("%+v", o.Error)
-				}
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s %+v", o.Status, o.Error)
-			}
-			if o.Error != nil && o.Error.Code == "fence_budget" {
-				if p := w.placed(t, tenant); p.Mode != "serve" || p.Server != "a" {
-					t.Fatalf("between two tries: %+v", p)
-				}
-				journal.more(t, 10)
-			}
-			<-time.After(50 * time.Millisecond)
+	w := newWorld(t, tenantServer(t, testdb.System, "a"), tenantServer(t, testdb.System, "b"), move.Options{Budget: time.Second, Fences: 2, Chunk: 20})
+	tenant := w.tenant(t, "acme")
+	journal := w.write(t, tenant)
+	op := w.mustAsk(t, tenant, "b")
+	w.blockWhileHeld(t, tenant)
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		if err := w.runner.Run(t.Context(), op); err != nil {
+			t.Fatal(err)
 		}
-		journal.more(t, 10)
-		journal.stop()
-		w.unmoved(t, tenant)
-		w.allThere(t, tenant, journal)
-	})
+		o := w.get(t, op)
+		if o.Status == operation.Failed {
+			if o.Error.Code != "fence_budget" {
+				t.Fatalf("%+v", o.Error)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s %+v", o.Status, o.Error)
+		}
+		if o.Error != nil && o.Error.Code == "fence_budget" {
+			if p := w.placed(t, tenant); p.Mode != "serve" || p.Server != "a" {
+				t.Fatalf("between two tries: %+v", p)
+			}
+			journal.more(t, 10)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	journal.more(t, 10)
+	journal.stop()
+	w.unmoved(t, tenant)
+	w.allThere(t, tenant, journal)
 }
 
 // What cannot be moved is refused before anything is made, and says why.
