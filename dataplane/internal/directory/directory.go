@@ -189,6 +189,27 @@ func (d *Directory) Lookup(host string) (*route.Route, error) {
 	return r, nil
 }
 
+// lookAgain bounds how long Find waits for what may have come just now.
+const lookAgain = 250 * time.Millisecond
+
+// Find is Lookup for who can wait a moment. A host that nobody has may be a tenant's
+// that has become active just now: its owner comes here with the answer to the
+// sign-up, which may be faster than the notification. So what was committed before
+// the call is asked for, once, where the control database was there a moment ago.
+// All who ask share a pull, of which there is one each pullGap.
+func (d *Directory) Find(ctx context.Context, host string) (*route.Route, error) {
+	r, err := d.Lookup(host)
+	if !fault.Is(err, fault.KindNotFound) || d.Age() > 2*d.options.PollEvery {
+		return r, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookAgain)
+	defer cancel()
+	if d.Refresh(ctx, 0) != nil {
+		return r, err
+	}
+	return d.Lookup(host)
+}
+
 func (d *Directory) unknown() error {
 	if !d.Ready() {
 		return fault.Unavailable("This node is starting and does not know its tenants yet. Try again shortly.").

@@ -376,3 +376,33 @@ func TestInvariant10WithoutTheControlDatabase(t *testing.T) {
 	away(false)
 	eventually(t, "the change made meanwhile is known", func() bool { return finds(d, "globex.localhost", globex) })
 }
+
+// A tenant is found from the moment it was committed, before the notification; and
+// names that nobody has cost a bounded number of pulls, however many ask.
+func TestAHostIsAskedForBeforeItIsUnknown(t *testing.T) {
+	t.Parallel()
+	c := newControl(t)
+	c.tenant(t, "acme")
+	id := c.tenant(t, "globex")
+	d := run(t, c.options())
+	c.silently(t, id, "slug = 'initech'")
+	if finds(d, "initech.localhost", id) {
+		t.Fatal("there was a notification")
+	}
+	if r, err := d.Find(t.Context(), "initech.localhost"); err != nil || r.TenantID != id {
+		t.Errorf("%v, %v", r, err)
+	}
+	before, begun := d.Pulls(), time.Now()
+	var asking sync.WaitGroup
+	for i := range 2000 {
+		asking.Go(func() {
+			if _, err := d.Find(t.Context(), fmt.Sprintf("nobody-%d.localhost", i)); !fault.Is(err, fault.KindNotFound) {
+				t.Error(err)
+			}
+		})
+	}
+	asking.Wait()
+	if pulls, most := d.Pulls()-before, int64(time.Since(begun)/(25*time.Millisecond))+2; pulls > most {
+		t.Errorf("%d pulls, %d are due in the time", pulls, most)
+	}
+}

@@ -42,6 +42,7 @@ const requestTimeout = 30 * time.Second
 // Routes finds tenants: *directory.Directory.
 type Routes interface {
 	Lookup(host string) (*route.Route, error)
+	Find(ctx context.Context, host string) (*route.Route, error)
 	BySlug(slug string) (*route.Route, bool)
 	ByID(id uuid.UUID) (*route.Route, bool)
 	Admit(ctx context.Context, r *route.Route) (*route.Route, error)

@@ -122,11 +122,11 @@ func (s *server) findTenant(next http.Handler) http.Handler {
 }
 
 func (s *server) lookup(r *http.Request) (*route.Route, error) {
-	byHost, hostErr := s.Routes.Lookup(r.Host)
 	named := r.Header.Values(headerTenant)
 	if len(named) == 0 || !httpserver.ViaTrustedProxy(r.Context()) {
-		return byHost, hostErr
+		return s.Routes.Find(r.Context(), r.Host)
 	}
+	byHost, hostErr := s.Routes.Lookup(r.Host)
 	if len(named) > 1 {
 		return nil, fault.Malformed("X-Tenant is there twice. Send it once.").Code("bad_tenant_header")
 	}

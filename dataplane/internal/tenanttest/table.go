@@ -109,6 +109,9 @@ func (t *Table) Lookup(host string) (*route.Route, error) {
 	return nil, fault.NotFound("No workspace answers at this address. Check the spelling.").Code("unknown_host")
 }
 
+// Find is Lookup: the table is never behind.
+func (t *Table) Find(_ context.Context, host string) (*route.Route, error) { return t.Lookup(host) }
+
 // Admit is directory.Directory's, without waiting.
 func (t *Table) Admit(_ context.Context, r *route.Route) (*route.Route, error) {
 	return r, directory.Refusal(r)
