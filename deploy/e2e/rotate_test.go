@@ -1,10 +1,17 @@
 package e2e
 
 import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/ouvira/ouvira/deploy/stack"
 )
 
 // The password of a tenant's database role is changed by command, again and again,
@@ -25,11 +32,7 @@ func TestSec38APasswordIsRotatedByCommandUnderLoad(t *testing.T) {
 	}
 	seen := map[string]bool{verifier(): true}
 	for range scaled(3, 50) {
-		cli := exec.CommandContext(t.Context(), filepath.Join(bin, "ouvira"), "tenant", "rotate", "rotated", "--wait")
-		cli.Env = append(cli.Environ(), "OUVIRA_URL="+operator.Base, "OUVIRA_TOKEN="+operator.Token)
-		if out, err := cli.CombinedOutput(); err != nil {
-			t.Fatalf("rotate: %v\n%s", err, out)
-		}
+		rotate(t, operator, "rotated", "--wait")
 		if now := verifier(); seen[now] {
 			t.Error("the role has the password that it had before")
 		} else {
@@ -49,5 +52,113 @@ func TestSec38APasswordIsRotatedByCommandUnderLoad(t *testing.T) {
 	idle(t, s)
 	if fenced := column[bool](t, address, "SELECT NOT pg_has_role($1, 'ouvira_app', 'MEMBER')", role); !fenced[0] {
 		t.Error("a rotation took the fence off a suspended tenant")
+	}
+}
+
+func rotate(t *testing.T, operator stack.API, args ...string) {
+	t.Helper()
+	cli := exec.CommandContext(t.Context(), filepath.Join(bin, "ouvira"), append([]string{"tenant", "rotate"}, args...)...)
+	cli.Env = append(cli.Environ(), "OUVIRA_URL="+operator.Base, "OUVIRA_TOKEN="+operator.Token)
+	if out, err := cli.CombinedOutput(); err != nil {
+		t.Fatalf("rotate: %v\n%s", err, out)
+	}
+}
+
+// kid is the name of the key that has signed a token.
+func kid(t *testing.T, token string) string {
+	t.Helper()
+	first, _, _ := strings.Cut(token, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(first)
+	must(t, err)
+	var header struct {
+		Kid string `json:"kid"`
+	}
+	must(t, json.Unmarshal(raw, &header))
+	return header.Kid
+}
+
+// A tenant's signing key is changed by command while users work at both nodes, and others
+// sign in at one and go on at the other, with every LISTEN connection cut again and again:
+// nobody is refused, whichever key has signed. The one before ends with its tokens, and one
+// that has leaked at once; who has a refresh token goes on.
+func TestSec38ASigningKeyIsRotatedByCommandUnderLoad(t *testing.T) {
+	t.Parallel()
+	s := borrow(t)
+	b := newBalancer(t, s)
+	owner := demo(s, "acme")
+	before := owner.login(t, s, 0)
+	refresh := refreshToken(t, s, "acme")
+	users, neighbour := work(t, through(b, before), "acme", 4, 0), work(t, through(b, demo(s, "globex").login(t, s, 0)), "globex", 2, 0)
+	defer cutListeners(t, s)()
+	operator, err := s.OperatorAPI(t.Context())
+	must(t, err)
+	control := s.Demo().Postgres.Control
+
+	// cross signs in at each node, goes on at the other, and tells which keys have signed.
+	cross := func() (kids [2]string) {
+		for node := range 2 {
+			app := s.TenantAPI(node, "acme")
+			var session struct {
+				Tokens struct {
+					Access string `json:"access"`
+				} `json:"tokens"`
+			}
+			must(t, app.Want(t.Context(), http.StatusOK, http.MethodPost, "/auth/login", map[string]string{"identifier": owner.email, "password": owner.password}, &session))
+			app.Token, kids[node] = session.Tokens.Access, kid(t, session.Tokens.Access)
+			if got := me(t, at(s, 1-node, app, "acme")); got != http.StatusOK {
+				t.Errorf("node %d answers a token of node %d with %d", 1-node, node, got)
+			}
+		}
+		return kids
+	}
+	old := cross()
+	rotate(t, operator, "acme", "--signing-key")
+	id := column[string](t, control, "SELECT id::text FROM control.operations WHERE kind = 'tenant.rotate_key' ORDER BY id DESC LIMIT 1")[0]
+	waits := func(code string) {
+		t.Helper()
+		eventually(t, recovery, func() (bool, string) {
+			cross()
+			is := column[string](t, control, "SELECT concat_ws(' ', status, error->>'code') FROM control.operations WHERE id = $1", id)[0]
+			return is == "queued "+code, "the rotation is " + is
+		})
+	}
+	pass := func(step string) { // an hour
+		column[string](t, control, "UPDATE control.operation_steps SET finished_at = finished_at - interval '1 hour' WHERE operation_id = $1 AND name = $2 RETURNING name", id, step)
+		column[string](t, control, "UPDATE control.operations SET wake_at = now() WHERE id = $1 RETURNING kind", id)
+	}
+	waits("keys_kept")
+	if now := cross(); now != old {
+		t.Errorf("%v have signed, before the new key is known everywhere: %v", now, old)
+	}
+	pass("announce")
+	waits("tokens_live")
+	if now := cross(); now[0] == old[0] || now[1] != now[0] {
+		t.Errorf("%v have signed, and %v before", now, old)
+	}
+	users.more(t, 50)
+	for _, l := range []*load{users, neighbour} {
+		l.stop()
+		l.flawless(t)
+		address, _ := tenantDatabase(t, s, l.prefix)
+		l.replay(t, address)
+	}
+	pass("sign")
+	refused := func(app stack.API) {
+		t.Helper()
+		for node := range 2 {
+			eventually(t, 10*time.Second, func() (bool, string) {
+				got := me(t, at(s, node, app, "acme"))
+				return got == http.StatusUnauthorized, fmt.Sprintf("node %d answers a token of a key that is gone with %d", node, got)
+			})
+		}
+	}
+	idle(t, s)
+	refused(before)
+	leaked := owner.login(t, s, 1)
+	rotate(t, operator, "acme", "--signing-key", "--at-once", "--wait")
+	refused(leaked)
+	cross()
+	if got := renew(t, s, 0, refresh); got != http.StatusOK {
+		t.Errorf("a refresh token is answered with %d", got)
 	}
 }

@@ -22,6 +22,15 @@ import (
 // route table has changed. The payload is the new version.
 const Channel = "ouvira_routes"
 
+const (
+	// AccessLifetime is how long an access token counts; one of support may count for
+	// as long as the session does. A key that has signed stays in the route so long.
+	AccessLifetime = 15 * time.Minute
+	// KeysLifetime is how long others may keep a tenant's public keys that they have
+	// asked a node for. A key that is new stands in the route so long before it signs.
+	KeysLifetime = time.Minute
+)
+
 // Status of a routed tenant.
 type Status string
 
@@ -121,7 +130,7 @@ type Route struct {
 	MaxConnections   int    // the tenant's own cap
 	StatementTimeout time.Duration
 	Settings         Settings
-	Keys             []JWK
+	Keys             []JWK // whose tokens count; the last one signs. A key that is new stands first until everybody knows it
 }
 
 // PoolKey identifies a pool of connections: the tenant, and a digest of all

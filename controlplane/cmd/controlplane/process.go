@@ -234,14 +234,15 @@ func (h *house) furnish(public *seal.PublicKey) {
 	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)
 	h.rooms.Adopter = reconcile.NewAdopter(h.rooms.Reconcile, operations, tenants, public)
 	handlers := map[string]operation.Handler{
-		provision.Kind:        provisioning,
-		provision.KindWarm:    provisioning.Warm(),
-		provision.KindWarmOff: provisioning.WarmOff(),
-		provision.KindRotate:  provisioning.Rotations(),
-		reconcile.KindRepair:  h.rooms.Repairer,
-		reconcile.KindAdopt:   h.rooms.Adopter,
-		move.Kind:             moves,
-		move.DrainKind:        moves.Drains(),
+		provision.Kind:          provisioning,
+		provision.KindWarm:      provisioning.Warm(),
+		provision.KindWarmOff:   provisioning.WarmOff(),
+		provision.KindRotate:    provisioning.Rotations(),
+		provision.KindRotateKey: provisioning.KeyRotations(),
+		reconcile.KindRepair:    h.rooms.Repairer,
+		reconcile.KindAdopt:     h.rooms.Adopter,
+		move.Kind:               moves,
+		move.DrainKind:          moves.Drains(),
 	}
 	maps.Copy(handlers, life.Handlers())
 	maps.Copy(handlers, backups.Handlers())

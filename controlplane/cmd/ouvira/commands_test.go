@@ -394,6 +394,8 @@ func (m *terminal) ending(w *world) {
 	m.run("tenant rotate nobody")
 	stop := w.working(m.t)
 	m.run("tenant rotate acme-again --wait")
+	m.run("tenant rotate acme-again --at-once")
+	m.run("tenant rotate acme-again --signing-key --at-once --wait")
 	m.run("tenant delete acme-again --confirm acme-again --wait")
 	m.run("tenant delete acme-again --confirm acme-again")
 	m.run("tenant undelete acme-again --wait")

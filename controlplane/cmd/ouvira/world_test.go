@@ -78,7 +78,7 @@ func newWorld(t *testing.T) *world {
 	rooms.Support = &support.Service{DB: db, Operators: rooms.Operators, Addresses: addresses}
 	handlers := backups.Handlers()
 	handlers[provision.Kind], handlers[move.Kind], handlers[move.DrainKind], handlers[reconcile.KindRepair] = w.Provision, rooms.Moves, rooms.Moves.Drains(), rooms.Repairer
-	handlers[provision.KindRotate] = w.Provision.Rotations()
+	handlers[provision.KindRotate], handlers[provision.KindRotateKey] = w.Provision.Rotations(), w.Provision.KeyRotations()
 	maps.Copy(handlers, life.Handlers())
 	w.runner = operation.NewRunner(w.Store, "test", quiet, handlers)
 	rooms.Runner = w.runner

@@ -43,8 +43,25 @@ func (a *app) tenantResume() *cobra.Command {
 }
 
 func (a *app) tenantRotate() *cobra.Command {
-	return a.tenantWork("rotate", "Give the tenant's database role another password while it is served",
-		func(context.Context, *client, string) (any, error) { return nil, nil })
+	var key, atOnce bool
+	c := a.tenantWork("rotate", "Give the tenant another database password, or another signing key, while it is served",
+		func(context.Context, *client, string) (any, error) {
+			switch {
+			case atOnce && !key:
+				return nil, errors.New("--at-once goes with --signing-key: a password is changed at once in any case")
+			case key:
+				return map[string]any{"what": "signing-key", "at_once": atOnce}, nil
+			}
+			return nil, nil
+		})
+	c.Long = "Without --signing-key the tenant's database role gets another password.\n\n" +
+		"A new signing key is first made known to all nodes and to gateways that keep the tenant's keys, then signs,\n" +
+		"and the one before goes when the last token has expired that it has signed: within some 20 minutes, later\n" +
+		"where a session of support is open. No token is refused that was good. A key that somebody else has is\n" +
+		"rotated --at-once: within seconds nothing that it has signed counts, and apps refresh their access tokens."
+	c.Flags().BoolVar(&key, "signing-key", false, "another key for the tokens of the tenant's users, not another password")
+	c.Flags().BoolVar(&atOnce, "at-once", false, "wait for nobody: all access tokens end; for a key that has leaked")
+	return c
 }
 
 func (a *app) tenantSignOut() *cobra.Command {

@@ -36,6 +36,7 @@ func TestDeleting(t *testing.T) {
 	other := w.operator(t, operator.RoleOwner)
 	for path, body := range map[string]any{
 		"suspend": map[string]string{"reason": "Unpaid."}, "resume": nil, "delete": nil, "undelete": nil, "purge": nil, "sign-out-everyone": nil,
+		"rotate": map[string]any{"what": "signing-key"},
 	} {
 		a := w.want(t, 409, other, "POST", "/v1/tenants/acme/"+path, body)
 		if !strings.Contains(a.text("detail"), "tenant.delete, started by operator-") {
@@ -43,7 +44,7 @@ func TestDeleting(t *testing.T) {
 		}
 	}
 	w.exec(t, "UPDATE control.operations SET status = 'succeeded', finished_at = now()")
-	for path, body := range map[string]any{"suspend": map[string]string{"reason": "Unpaid."}, "resume": nil, "delete": nil, "sign-out-everyone": nil} {
+	for path, body := range map[string]any{"suspend": map[string]string{"reason": "Unpaid."}, "resume": nil, "delete": nil, "sign-out-everyone": nil, "rotate": map[string]any{"what": "signing-key"}} {
 		a := w.want(t, 409, other, "POST", "/v1/tenants/acme/"+path, body)
 		if a.text("code") != "tenant_deleted" || !strings.Contains(a.text("detail"), "undelete") {
 			t.Errorf("%s: the refusal does not say what is allowed: %s", path, a.raw)

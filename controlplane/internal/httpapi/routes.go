@@ -65,7 +65,7 @@ func (a *api) routes() { //nolint:funlen // a line per operation, and nothing el
 	op(a, post, "/v1/tenants/{tenant}/undelete", needs(operator.TenantDelete), accepted, "undelete-tenant", "Bring a deleted tenant back", a.undeleteTenant)
 	op(a, post, "/v1/tenants/{tenant}/purge", needs(operator.TenantPurge).fresh(), accepted, "purge-tenant", "Remove a deleted tenant's data for good", a.purgeTenant)
 	op(a, post, "/v1/tenants/{tenant}/sign-out-everyone", needs(operator.TenantSignOut), ok, "sign-out-everyone", "End all sessions, tokens and API keys of a tenant", a.signOutEveryone)
-	op(a, post, "/v1/tenants/{tenant}/rotate", needs(operator.TenantEdit), accepted, "rotate-tenant", "Give the tenant's database role another password while it is served", a.rotateTenant)
+	op(a, post, "/v1/tenants/{tenant}/rotate", needs(operator.TenantEdit), accepted, "rotate-tenant", "Give the tenant another password of its database role, or another signing key, while it is served", a.rotateTenant)
 	op(a, post, "/v1/tenants/{tenant}/retry", needs(operator.TenantCreate), accepted, "retry-tenant", "Provision a tenant again that has failed", a.retryTenant)
 	op(a, post, "/v1/tenants/{tenant}/move", needs(operator.TenantMove), accepted, "move-tenant", "Move a tenant to another server while it is served", a.moveTenant)
 	op(a, post, "/v1/tenants/{tenant}/support-sessions", needs(operator.SupportEnter), created, "enter-tenant", "Get a code for a support session in a tenant", a.enterSupport)

@@ -75,6 +75,16 @@ func (r *Run) InTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	})
 }
 
+// Share lets exclusive operations of the tenant begin before this one ends: from here on
+// it waits for its time, and has to look itself whether it is alone. It is called in
+// InTx.
+func (r *Run) Share(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, "UPDATE control.operations SET exclusive = false WHERE id = $1", r.ID); err != nil {
+		return fmt.Errorf("let others at the tenant: %w", err)
+	}
+	return nil
+}
+
 // claim takes the operation when it is unfinished and nobody's; nil says that
 // there is nothing to do.
 func (r *Runner) claim(ctx context.Context, id uuid.UUID) (*Run, error) {

@@ -144,6 +144,10 @@ func (c *comparison) contents(t *tenant) {
 			c.find("foreign_code", SeverityError, t, name, "The database has what no tenant's database has: "+strings.Join(in.foreign, ", ")+".",
 				"Find out who put it there, and drop it.")
 		}
+		if t.SigningKid != "" && !slices.Contains(in.kids, t.SigningKid) && !t.Busy {
+			c.find("signing_key_missing", SeverityError, t, name, "The database does not have the key that nodes are to sign with: nobody can sign in.",
+				"Give the tenant another one (ouvira tenant rotate "+t.ID.String()+" --signing-key --at-once), and find out who has taken it.")
+		}
 		if in.dirty {
 			c.find(codeDirty, SeverityWarning, t, name, "A migration of the database was interrupted.", "Migrate it again: the ledger settles it.")
 		}

@@ -64,7 +64,8 @@ type tenant struct {
 	Database       *string
 	SchemaVersion  int64
 	MaxConnections int
-	Busy           bool // an operation other than a repair is at work on it
+	Busy           bool   // an operation other than a repair is at work on it
+	SigningKid     string // of the key that nodes are to sign with
 }
 
 // kept tells whether the tenant's database has to be complete.
@@ -79,16 +80,19 @@ func (t tenant) warm() bool { return strings.HasPrefix(t.Status, "warm") }
 func (t tenant) comment() string { return fmt.Sprintf("%s/%d", t.ID, t.Incarnation) }
 
 func (s *Service) tenants(ctx context.Context, id uuid.UUID) ([]tenant, error) {
+	// A rotated key that waits for the end of its tokens keeps nobody away.
 	rows, err := s.db.Query(ctx, `
 		SELECT t.id, t.status, t.incarnation, t.database_name, t.schema_version, p.max_connections,
-		       EXISTS (SELECT FROM control.operations o WHERE o.tenant_id = t.id AND o.kind <> $2 AND o.status IN ('queued', 'running'))
+		       EXISTS (SELECT FROM control.operations o WHERE o.tenant_id = t.id AND o.kind <> $2 AND o.status IN ('queued', 'running')
+		               AND (o.exclusive OR o.kind <> 'tenant.rotate_key')),
+		       COALESCE(t.signing_keys -> -1 ->> 'kid', '')
 		FROM control.tenants t JOIN control.plans p ON p.id = t.plan_id
 		WHERE t.server_id = $1
 		UNION ALL
-		SELECT w.id, CASE WHEN w.status = 'ready' THEN 'warm' ELSE 'warming' END, 1, w.database_name, w.schema_version, w.max_connections, false
+		SELECT w.id, CASE WHEN w.status = 'ready' THEN 'warm' ELSE 'warming' END, 1, w.database_name, w.schema_version, w.max_connections, false, ''
 		FROM control.warm_databases w WHERE w.server_id = $1
 		UNION ALL
-		SELECT r.tenant_id, 'retired', r.incarnation, r.database_name, 0, 0, true
+		SELECT r.tenant_id, 'retired', r.incarnation, r.database_name, 0, 0, true, ''
 		FROM control.retired_databases r WHERE r.server_id = $1 AND r.dropped_at IS NULL
 		ORDER BY 1`, id, KindRepair)
 	if err != nil {
@@ -201,6 +205,7 @@ type inside struct {
 	incarnation int
 	version     int64
 	dirty       bool
+	kids        []string // of the keys that nodes can sign with
 	foreign     []string // what can run code or reach elsewhere, and is not ours
 	err         error
 }
@@ -212,8 +217,10 @@ func look(ctx context.Context, access *server.Access, database string) (found in
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	found.err = conn.QueryRow(ctx, `
-		SELECT m.tenant_id, m.incarnation, v.version, v.dirty FROM ouvira.marker m CROSS JOIN ouvira.schema_migrations v`).
-		Scan(&found.tenant, &found.incarnation, &found.version, &found.dirty)
+		SELECT m.tenant_id, m.incarnation, v.version, v.dirty,
+		       ARRAY (SELECT kid FROM ouvira.signing_keys WHERE retired_at IS NULL AND private_sealed <> '')
+		FROM ouvira.marker m CROSS JOIN ouvira.schema_migrations v`).
+		Scan(&found.tenant, &found.incarnation, &found.version, &found.dirty, &found.kids)
 	if found.err == nil {
 		found.foreign, found.err = collect[string](ctx, conn, pgx.RowTo[string], foreign)
 	}

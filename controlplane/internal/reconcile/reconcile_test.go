@@ -281,6 +281,11 @@ func TestEachDifferenceIsFound(t *testing.T) {
 			func() { f.exec(t, a, "ALTER TABLE ouvira.lost RENAME TO marker") },
 		},
 		{
+			"signing_key_missing", a, true,
+			func() { f.exec(t, a, "UPDATE ouvira.signing_keys SET retired_at = now()") },
+			func() { f.exec(t, a, "UPDATE ouvira.signing_keys SET retired_at = NULL") },
+		},
+		{
 			"schema_version", a, true,
 			func() { control("UPDATE control.tenants SET schema_version = schema_version + 1 WHERE id = $1", f.a) },
 			func() { control("UPDATE control.tenants SET schema_version = schema_version - 1 WHERE id = $1", f.a) },

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/event"
+	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant/dbsqlc"
 	"github.com/ouvira/ouvira/shared/fault"
 )
@@ -98,6 +99,16 @@ func (s *Service) Rotate(ctx context.Context, actor *audit.Actor, id uuid.UUID) 
 		verb: "given another password", action: "tenant.rotate", from: []Status{StatusActive, StatusSuspended},
 		start: func(ctx context.Context, tx pgx.Tx, _ dbsqlc.LockTenantRow) (uuid.UUID, error) {
 			return s.Provision.Rotate(ctx, tx, id, actor.String())
+		},
+	})
+}
+
+// RotateKey asks for another signing key of the tenant. It returns the operation's id.
+func (s *Service) RotateKey(ctx context.Context, actor *audit.Actor, id uuid.UUID, r provision.KeyRotation) (uuid.UUID, error) {
+	return s.ask(ctx, actor, id, request{
+		verb: "given another signing key", action: "tenant.rotate_key", from: []Status{StatusActive, StatusSuspended},
+		start: func(ctx context.Context, tx pgx.Tx, _ dbsqlc.LockTenantRow) (uuid.UUID, error) {
+			return s.Provision.RotateKey(ctx, tx, id, r, actor.String())
 		},
 	})
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -158,7 +159,7 @@ type jwksOutput struct {
 }
 
 func (s *server) jwks(_ context.Context, sc *scope, _ *struct{}) (*jwksOutput, error) {
-	out := &jwksOutput{CacheControl: "public, max-age=60"}
+	out := &jwksOutput{CacheControl: fmt.Sprintf("public, max-age=%d", int(route.KeysLifetime.Seconds()))}
 	out.Body.Keys = append([]route.JWK{}, sc.tenant.Route.Keys...) // never null
 	return out, nil
 }

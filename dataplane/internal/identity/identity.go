@@ -33,7 +33,7 @@ import (
 // Lifetimes. A refresh token dies of idleness; its family, the session, has an
 // absolute end that no refreshing moves.
 const (
-	AccessLifetime   = 15 * time.Minute
+	AccessLifetime   = route.AccessLifetime
 	RefreshIdle      = 7 * 24 * time.Hour
 	RememberIdle     = 30 * 24 * time.Hour
 	SessionLifetime  = 30 * 24 * time.Hour

@@ -50,8 +50,8 @@ func newSigningKeys(opener Opener) *signingKeys {
 	return &signingKeys{opener: opener, opened: cache}
 }
 
-// current is the key that signs: the newest one that the route announces, so
-// that every node can verify what it signed.
+// current is the key that signs: the last one of the route. A new key stands
+// before the others until every node can verify what it signs.
 func (s *signingKeys) current(ctx context.Context, tenant *route.Route, queries *dbsqlc.Queries, db pg.Querier) (signingKey, error) {
 	if len(tenant.Keys) == 0 {
 		return signingKey{}, errors.New("the tenant's route announces no signing key")
