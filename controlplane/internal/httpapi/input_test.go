@@ -71,7 +71,7 @@ func TestBadInput(t *testing.T) {
 		"suspend without reason":   {"/v1/tenants/acme/suspend", map[string]string{"reason": ""}, 422, "reason", "length"},
 		"resume what is active":    {"/v1/tenants/acme/resume", map[string]string{}, 409, "", "tenant_active"},
 		"retry what is active":     {"/v1/tenants/acme/retry", nil, 409, "", "not_failed"},
-		"rotate what there is not": {"/v1/tenants/acme/rotate", map[string]string{"what": "token"}, 422, "what", "enum"},
+		"rotate what there is not": {"/v1/tenants/acme/rotate", map[string]string{"what": "token"}, 422, "what", "choice"},
 		"rotate at once":           {"/v1/tenants/acme/rotate", map[string]any{"at_once": true}, 422, "at_once", "not_allowed"},
 		"server: no capacity":      {"/v1/servers", `{"name":"a","url":"postgres://x@y/z","capacity":{"databases":0,"connections":1}}`, 422, "capacity.databases", "range"},
 		"server: no server":        {"/v1/servers", `{"name":"a","url":"postgres://x@127.0.0.1:1/z?sslmode=disable","capacity":{"databases":1,"connections":1}}`, 422, "url", "unreachable"},
