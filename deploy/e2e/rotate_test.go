@@ -185,6 +185,15 @@ func TestSec38ASigningKeyIsRotatedByCommandUnderLoad(t *testing.T) {
 	rotate(t, operator, "acme", "--signing-key", "--at-once", "--wait")
 	refused(leaked)
 	signed()
+	eventually(t, 10*time.Second, func() (bool, string) { // the seals of the keys that are gone are proven
+		var audit struct {
+			Valid    bool  `json:"valid"`
+			Batches  int   `json:"batches"`
+			Problems []any `json:"problems"`
+		}
+		must(t, owner.login(t, s, 0).Want(t.Context(), http.StatusOK, http.MethodGet, "/audit/verify", nil, &audit))
+		return audit.Valid && audit.Batches > 0, fmt.Sprintf("the audit: %+v", audit)
+	})
 	if got := renew(t, s, 0, refresh); got != http.StatusOK {
 		t.Errorf("a refresh token is answered with %d", got)
 	}
