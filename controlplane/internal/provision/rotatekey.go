@@ -173,8 +173,12 @@ func (r *keyRotation) sign(ctx context.Context) error {
 // retire takes all keys but the one that signs off the route, and their private halves
 // out of the database; the public ones stay there, for the seals of the audit. It waits
 // until no token counts that they have signed, and lets others work on the database
-// meanwhile. A later rotation waits for longer, and takes all of them.
+// meanwhile. A later rotation waits for longer, and takes all of them. A leaked key lets
+// nobody come between.
 func (r *keyRotation) retire(ctx context.Context) error {
+	if r.params.AtOnce {
+		return r.locked(ctx, func(tx pgx.Tx, t keyed) error { return r.forget(ctx, tx, t) })
+	}
 	if err := r.run.InTx(ctx, func(tx pgx.Tx) error { return r.run.Share(ctx, tx) }); err != nil {
 		return err
 	}
@@ -187,9 +191,6 @@ func (r *keyRotation) retire(ctx context.Context) error {
 			"Nothing: the key goes then. If somebody else has it, rotate again with at_once.").In(left)
 	}
 	return r.locked(ctx, func(tx pgx.Tx, t keyed) error {
-		if len(t.keys) < 2 || t.server == nil { // by a run that did not live to record it; or there are new ones, or none
-			return nil
-		}
 		var later bool
 		err := tx.QueryRow(ctx, `
 			SELECT EXISTS (SELECT FROM control.operations WHERE tenant_id = $1 AND kind = $2 AND id > $3 AND status IN ('queued', 'running'))`,
@@ -210,6 +211,9 @@ func (r *keyRotation) retire(ctx context.Context) error {
 }
 
 func (r *keyRotation) forget(ctx context.Context, tx pgx.Tx, t keyed) error {
+	if len(t.keys) < 2 || t.server == nil { // by a run that did not live to record it; or there are new ones, or none
+		return nil
+	}
 	inside, err := r.inside(ctx, t)
 	if err != nil {
 		return err
