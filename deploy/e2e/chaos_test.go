@@ -43,10 +43,10 @@ func borrow(t *testing.T) *stack.Stack {
 	if shared.stack == nil {
 		dir, err := os.MkdirTemp("", "ouvira-e2e-shared-")
 		must(t, err)
-		lingering := map[string]string{"OUVIRA_LINGER": linger.String()}
+		nodes := map[string]string{"OUVIRA_LINGER": linger.String(), "OUVIRA_AUDIT_SEAL_EVERY": "2s"}
 		// Not the test's context: the stack outlives it.
 		shared.stack, err = up(context.Background(), func() string { return dir }, stack.Options{
-			Bin: bin, Disposable: true, Env: map[string]map[string]string{stack.DataNode(0): lingering, stack.DataNode(1): lingering},
+			Bin: bin, Disposable: true, Env: map[string]map[string]string{stack.DataNode(0): nodes, stack.DataNode(1): nodes},
 		})
 		shared.dir = dir
 		must(t, err)

@@ -185,7 +185,7 @@ func TestSec38ASigningKeyIsRotatedByCommandUnderLoad(t *testing.T) {
 	rotate(t, operator, "acme", "--signing-key", "--at-once", "--wait")
 	refused(leaked)
 	signed()
-	eventually(t, 10*time.Second, func() (bool, string) { // the seals of the keys that are gone are proven
+	eventually(t, recovery, func() (bool, string) { // the seals of the keys that are gone are proven
 		var audit struct {
 			Valid    bool  `json:"valid"`
 			Batches  int   `json:"batches"`
