@@ -29,8 +29,7 @@ TEST_TIMEOUT ?= 20m
 # one armed they do nothing. `make check` tests that a release has none.
 TEST_FLAGS ?= -tags failpoints
 # Which packages; `make test PKGS=./dataplane/internal/tenantpool` for one.
-# The end-to-end tests come first: they take the longest, and wait much.
-ALL_PKGS := ./deploy/... $(filter-out %/deploy/...,$(shell $(GO) list -m -f '{{.Path}}/...'))
+ALL_PKGS := $(shell $(GO) list -m -f '{{.Path}}/...')
 PKGS ?= $(ALL_PKGS)
 
 ##@ Run
