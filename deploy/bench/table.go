@@ -94,7 +94,7 @@ var table = append([]measurement{
 		name: "signup-warm",
 		what: "from the code to being signed in, with a database that was kept ready, beyond what signing in takes", reference: "20 ms",
 		pkg: "github.com/ouvira/ouvira/deploy/e2e", benchmark: "BenchmarkSignUp/warm", unit: millis, target: 1, atMost: true,
-		bound: "Some eight commits on two servers, three new connections of some 10 ms each (two of the control plane, the node's first), and the notification between.",
+		bound: "Some eight commits on two servers, two new connections of some 10 ms each (the control plane's and the node's first), and the pull of the route between.",
 	},
 	{
 		name: "signup-cold",
