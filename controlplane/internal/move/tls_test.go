@@ -2,49 +2,17 @@ package move_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
-
-// certified makes a certificate for 127.0.0.1 that is its own CA.
-func certified(t *testing.T) (certificate, key []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "127.0.0.1"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
-}
 
 // place writes a file as the user that the server runs as.
 func place(t *testing.T, s *prepared, content []byte, parts ...string) {
@@ -74,8 +42,8 @@ func TestAMoveBetweenServersThatDemandTLS(t *testing.T) {
 	a, b := ownServer(t, testdb.System, nil), ownServer(t, testdb.System, nil)
 	w := newWorld(t, a, b, move.Options{Budget: patient, Chunk: 20})
 	tenant := w.tenant(t, "acme")
-	certificate, key := certified(t)
-	strangers, _ := certified(t)
+	certificate, key := controltest.SelfSigned(t)
+	strangers, _ := controltest.SelfSigned(t)
 	place(t, a, certificate, "data", "server.crt")
 	place(t, a, key, "data", "server.key")
 	conn := testdb.Connect(t, a.URL())

@@ -1,14 +1,6 @@
 package server_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -17,41 +9,17 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/controltest"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
-
-// selfSigned makes a certificate for 127.0.0.1 that is its own CA.
-func selfSigned(t *testing.T) (certificate, key []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "postgres"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
-}
 
 // TestTLSModes: verify-full accepts the server with its CA, and nothing else.
 func TestTLSModes(t *testing.T) {
 	pgServer := testdb.Server(t, testdb.System)
 	conn := testdb.Connect(t, pgServer.URL())
-	certificate, key := selfSigned(t)
-	stranger, _ := selfSigned(t)
+	certificate, key := controltest.SelfSigned(t)
+	stranger, _ := controltest.SelfSigned(t)
 	var dir string
 	if err := conn.QueryRow(t.Context(), "SELECT current_setting('data_directory')").Scan(&dir); err != nil {
 		t.Fatal(err)
