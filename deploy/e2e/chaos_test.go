@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +30,7 @@ func scaled[T any](short, long T) T {
 var shared struct {
 	mu    sync.Mutex
 	stack *stack.Stack
+	close func() error
 	dir   string
 }
 
@@ -45,7 +45,7 @@ func borrow(t *testing.T) *stack.Stack {
 		must(t, err)
 		nodes := map[string]string{"OUVIRA_LINGER": linger.String(), "OUVIRA_AUDIT_SEAL_EVERY": "2s"}
 		// Not the test's context: the stack outlives it.
-		shared.stack, err = up(context.Background(), func() string { return dir }, stack.Options{
+		shared.stack, shared.close, err = up(context.Background(), dir, stack.Options{
 			Bin: bin, Disposable: true, Env: map[string]map[string]string{stack.DataNode(0): nodes, stack.DataNode(1): nodes},
 		})
 		shared.dir = dir
@@ -74,26 +74,24 @@ func closeShared() error {
 	if shared.stack == nil {
 		return nil
 	}
-	return errors.Join(shared.stack.Close(), os.RemoveAll(shared.dir))
+	return errors.Join(shared.close(), os.RemoveAll(shared.dir))
 }
 
-// up starts a stack on ports that are free.
-func up(ctx context.Context, state func() string, o stack.Options) (s *stack.Stack, err error) {
-	portMu.Lock()
-	defer portMu.Unlock()
-	for range 3 { // ports that were free a moment ago may not be
-		o.State = state()
-		if o.PortBase, err = stack.FreePortBase(); err != nil {
-			return nil, err
-		}
-		if s, err = stack.Start(ctx, o); err == nil {
-			return s, nil
-		}
-		if !strings.Contains(err.Error(), "already in use") {
-			break
-		}
+// up starts a stack on ports that no other has until it is closed.
+func up(ctx context.Context, state string, o stack.Options) (s *stack.Stack, closed func() error, err error) {
+	base, release, err := stack.FreePortBase()
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil, fmt.Errorf("%w\n%s", err, logs(o.State))
+	o.State, o.PortBase = state, base
+	if s, err = stack.Start(ctx, o); err != nil {
+		release()
+		return nil, nil, fmt.Errorf("%w\n%s", err, logs(state))
+	}
+	return s, func() error {
+		defer release()
+		return s.Close()
+	}, nil
 }
 
 // generous lets one user ask as often as a test wants.

@@ -65,13 +65,13 @@ func TestOnASmallDisk(t *testing.T) {
 	must(t, pgserver.MakeFolder(disk))
 	must(t, syscall.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0711", diskSize)))
 	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
-	s, err := up(t.Context(), func() string { return state }, stack.Options{Bin: bin, Disposable: true})
+	s, end, err := up(t.Context(), state, stack.Options{Bin: bin, Disposable: true})
 	must(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(logs(s.State()))
 		}
-		if err := s.Close(); err != nil {
+		if err := end(); err != nil {
 			t.Errorf("stop the stack: %v", err)
 		}
 	})

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -52,9 +51,6 @@ func run(m *testing.M) int {
 	return code
 }
 
-// portMu keeps two stacks of this process from choosing the same ports.
-var portMu sync.Mutex
-
 // start brings up a stack that ends with the test. Its failpoints are armed in
 // the returned folder.
 func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
@@ -68,7 +64,7 @@ func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
 		o.Env[""] = map[string]string{}
 	}
 	o.Env[""]["OUVIRA_FAILPOINT_DIR"] = failpoints
-	s, err := up(t.Context(), t.TempDir, o)
+	s, end, err := up(t.Context(), t.TempDir(), o)
 	if err != nil {
 		t.Fatalf("start the stack: %v", err)
 	}
@@ -76,7 +72,7 @@ func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
 		if t.Failed() {
 			t.Log(logs(s.State()))
 		}
-		if err := s.Close(); err != nil {
+		if err := end(); err != nil {
 			t.Errorf("stop the stack: %v", err)
 		}
 	})

@@ -39,10 +39,11 @@ type local struct {
 
 func newLocal(t *testing.T) local {
 	t.Helper()
-	base, err := stack.FreePortBase()
+	base, release, err := stack.FreePortBase()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(release)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

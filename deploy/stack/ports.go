@@ -99,23 +99,39 @@ func (p Ports) check() error {
 	return nil
 }
 
-// FreePortBase finds a base at which all ports of a stack are free, for tests
-// that run beside other stacks. All ports lie below those that systems give to
-// outgoing connections, so that a part that is stopped finds its port again.
-func FreePortBase() (int, error) {
-	const lowest, choices, tries = 10000, 12000, 50
-	var last error
-	for range tries {
-		base := lowest + rand.IntN(choices)
-		ports, err := PortsAt(base, maxDataNodes)
+// Bases for stacks of tests, far enough apart that no two stacks share a port,
+// and all ports below those that the tests' Postgres servers take (from 26000)
+// and systems give to outgoing connections: a part that is stopped finds its
+// port again.
+const (
+	lowestTestBase = 10000
+	testBlocks     = 4 // 2000 apart: a stack has ports at 1000, 8000 and 9000
+	testsInBlock   = 10
+	// reservation is a port that no stack uses: whoever listens on it has the base.
+	reservation = 1000
+)
+
+// FreePortBase reserves a base at which all ports of a stack are free, for tests
+// that run beside other stacks, in this process and in others. The base is the
+// caller's until it calls release, or its process ends.
+func FreePortBase() (base int, release func(), err error) {
+	last := errors.New("all are reserved")
+	for _, n := range rand.Perm(testBlocks * testsInBlock) {
+		base := lowestTestBase + n/testsInBlock*2000 + n%testsInBlock*100
+		listener, err := net.Listen("tcp", loopback(base+reservation))
 		if err != nil {
-			return 0, err
+			continue
 		}
-		if last = ports.check(); last == nil {
-			return base, nil
+		ports, err := PortsAt(base, maxDataNodes)
+		if err == nil {
+			err = ports.check()
 		}
+		if err == nil {
+			return base, func() { _ = listener.Close() }, nil
+		}
+		last = errors.Join(err, listener.Close())
 	}
-	return 0, errors.Join(errors.New("no free ports for a stack were found"), last)
+	return 0, nil, fmt.Errorf("no free ports for a stack were found: %w", last)
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

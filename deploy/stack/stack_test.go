@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,12 +87,37 @@ func (r *report) String() string {
 
 func options(t *testing.T) (stack.Options, *report) {
 	t.Helper()
-	base, err := stack.FreePortBase()
+	base, release, err := stack.FreePortBase()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(release)
 	said := &report{}
 	return stack.Options{State: state(t), Bin: programs(t), PortBase: base, Disposable: true, Report: said}, said
+}
+
+// Two stacks that start at once, perhaps in two processes, both find their ports
+// free, take some seconds to listen on them, and must not meet there.
+func TestStacksOfTestsShareNoPort(t *testing.T) {
+	t.Parallel()
+	owner := map[int]int{}
+	for range 5 {
+		base, release, err := stack.FreePortBase()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(release)
+		p, err := stack.PortsAt(base, 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, port := range slices.Concat(p.Data, p.DataInternal, []int{p.Control, p.ControlInternal, p.WorkerInternal, p.SMTP, p.Mail, p.SMS, p.DNS, p.DNSRecords}) {
+			if other, taken := owner[port]; taken {
+				t.Errorf("the stacks with bases %d and %d share port %d", other, base, port)
+			}
+			owner[port] = base
+		}
+	}
 }
 
 func start(t *testing.T, o stack.Options) *stack.Stack {

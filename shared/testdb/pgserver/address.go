@@ -62,10 +62,10 @@ func (s *Server) address(port int, database string) string {
 
 // Free ports are looked for below the range from which systems give ports to
 // outgoing connections (from 32768 on Linux): a server that is stopped and
-// started again must find its port free.
+// started again must find its port free. The stacks of tests have those below.
 const (
-	lowestPort  = 20000
-	portChoices = 12000
+	lowestPort  = 26000
+	portChoices = 6500
 	portTries   = 100
 )
 
