@@ -106,6 +106,9 @@ func (h *house) run(ctx context.Context, command string) error {
 }
 
 func (h *house) close(ctx context.Context) {
+	if h.rooms.Provision != nil {
+		h.rooms.Provision.Close()
+	}
 	h.db.Close()
 	h.feeling.Close()
 	if err := h.tracing.Shutdown(ctx); err != nil {

@@ -138,7 +138,12 @@ func (a *api) approveSignup(ctx context.Context, in *decideInput) (*body[Verifie
 	if err != nil {
 		return nil, err
 	}
-	return verifiedOf(v), nil
+	if a.hasten(ctx, v.Operation) {
+		if v.Tenant, err = a.Tenants.Get(ctx, v.Tenant.ID.String()); err == nil {
+			v.Operation, err = a.Operations.Get(ctx, v.Operation.ID)
+		}
+	}
+	return verifiedOf(v), err
 }
 
 func (a *api) rejectSignup(ctx context.Context, in *decideInput) (*body[Signup], error) {

@@ -157,7 +157,8 @@ func TestOvertakenRunIsFenced(t *testing.T) {
 		for what, err := range map[string]error{
 			"check":   run.Check(ctx),
 			"renew":   run.renew(ctx),
-			"advance": run.advance(ctx, "two", "three"),
+			"advance": run.advance(ctx, run.db, []string{"two", "three"}),
+			"finish":  run.Finish(ctx, func(pgx.Tx) error { t.Error("the transaction ran"); return nil }),
 			"inTx":    run.InTx(ctx, func(pgx.Tx) error { t.Error("the transaction ran"); return nil }),
 			"decide":  run.decide(ctx, record{}),
 			"fail":    run.fail(ctx, record{}, func(pgx.Tx) error { return nil }),

@@ -68,6 +68,9 @@ type Spec struct {
 	CreatedBy string    // who asked, for people: "operator:<id>", "signup:<id>", …
 	Exclusive bool      // works on the tenant's database as a whole: one at a time for each tenant
 	Long      bool      // may take minutes or hours: waits behind its like, not before sign-ups
+	// Here: this runner runs it itself, right after the commit, or hands it over. No
+	// worker is woken, unless nothing has come of that after some seconds.
+	Here *Runner
 }
 
 // Waker makes some worker look at an operation, once the transaction commits.
@@ -85,8 +88,12 @@ type Store struct {
 // NewStore makes a store on the control database.
 func NewStore(db pg.DB, waker Waker) *Store { return &Store{db: db, waker: waker} }
 
-// wakeGrace is how long a wake-up may take before the reaper sends another.
-const wakeGrace = 20 * time.Second
+const (
+	// wakeGrace is how long a wake-up may take before the reaper sends another.
+	wakeGrace = 20 * time.Second
+	// hereGrace is how long an operation is kept for the process that asked for it.
+	hereGrace = 3 * time.Second
+)
 
 // Enqueue writes an operation and its wake-up in the caller's transaction and
 // returns its id. Errors: fault.Conflict, which names the operation that is in
@@ -107,11 +114,15 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 	if spec.TenantID != uuid.Nil {
 		tenant = &spec.TenantID
 	}
+	grace, holder := wakeGrace, ""
+	if spec.Here != nil {
+		grace, holder = hereGrace, spec.Here.holder
+	}
 	tag, err := tx.Exec(ctx, `
-		INSERT INTO control.operations (id, kind, tenant_id, params, created_by, wake_at, exclusive, long)
-		VALUES ($1, $2, $3, $4, $5, now() + $6::interval, $7, $8)
+		INSERT INTO control.operations (id, kind, tenant_id, params, created_by, wake_at, exclusive, long, lease_holder, lease_until)
+		VALUES ($1, $2, $3, $4, $5, now() + $6::interval, $7, $8, $9, CASE WHEN $9 <> '' THEN now() + $6::interval END)
 		ON CONFLICT (tenant_id) WHERE exclusive AND status IN ('queued', 'running') DO NOTHING`,
-		id, spec.Kind, tenant, params, spec.CreatedBy, wakeGrace, spec.Exclusive, spec.Long)
+		id, spec.Kind, tenant, params, spec.CreatedBy, grace, spec.Exclusive, spec.Long, holder)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("write the operation: %w", err)
 	}
@@ -128,6 +139,9 @@ func (s *Store) Enqueue(ctx context.Context, tx pgx.Tx, spec Spec) (uuid.UUID, e
 		id, spec.Steps)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("write the operation's steps: %w", err)
+	}
+	if spec.Here != nil {
+		return id, nil
 	}
 	if err := s.waker.Wake(ctx, tx, id); err != nil {
 		return uuid.Nil, fmt.Errorf("wake the operation: %w", err)

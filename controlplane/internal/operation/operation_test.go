@@ -3,6 +3,7 @@ package operation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -34,6 +35,94 @@ func TestEnqueueIsPartOfTheCallersTransaction(t *testing.T) {
 	}
 	if _, err := e.Get(t.Context(), id); !fault.Is(err, fault.KindNotFound) {
 		t.Errorf("rolled back, and there: %v", err)
+	}
+}
+
+// What its asker runs itself is nobody else's, until the asker hands it over or has been
+// silent for a while.
+func TestAnOperationKeptForItsAsker(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	worker := NewRunner(e.Store, "worker", e.runner.log, map[string]Handler{"test": e.script})
+	keep := func() uuid.UUID {
+		t.Helper()
+		id, err := pg.InTxValue(t.Context(), e.db, func(tx pgx.Tx) (uuid.UUID, error) {
+			return e.Enqueue(t.Context(), tx, Spec{Kind: "test", Steps: []string{"one"}, CreatedBy: "x", Here: e.runner})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	try := func(r *Runner, id uuid.UUID, want Status) {
+		t.Helper()
+		if err := r.Run(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if o := e.get(t, id); o.Status != want {
+			t.Errorf("after %s came by it is %s, want %s", r.holder, o.Status, want)
+		}
+	}
+	mine := keep()
+	try(worker, mine, Queued)
+	try(e.runner, mine, Succeeded)
+
+	handed := keep()
+	if err := e.runner.HandOver(t.Context(), handed); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.runner.HandOver(t.Context(), handed); err != nil || e.woken.count(handed) != 1 {
+		t.Errorf("handed over twice: %v, woken %d times", err, e.woken.count(handed))
+	}
+	try(worker, handed, Succeeded)
+
+	forgotten := keep()
+	e.exec(t, "UPDATE control.operations SET wake_at = wake_at - $2::interval, lease_until = lease_until - $2::interval WHERE id = $1", forgotten, hereGrace)
+	if n, err := worker.reap(t.Context()); err != nil || n != 1 || e.woken.count(forgotten) != 1 {
+		t.Errorf("the reaper woke %d (%v), this one %d times", n, err, e.woken.count(forgotten))
+	}
+	try(worker, forgotten, Succeeded)
+	if e.woken.count(mine) != 0 {
+		t.Error("a worker was woken for what was run at once")
+	}
+}
+
+// The last act of a step and its record are one commit.
+func TestFinishRecordsTheStep(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	id := e.enqueue(t)
+	refused := errors.New("refused")
+	var seen []string
+	e.script.step = func(ctx context.Context, run *Run, name string) error {
+		seen = append(seen, name)
+		if run.Epoch == 1 && name == "two" {
+			err := run.Finish(ctx, func(pgx.Tx) error { return refused })
+			if !errors.Is(err, refused) || e.get(t, id).Steps[1].Status != "running" {
+				t.Errorf("an act that fails was recorded (%v)", err)
+			}
+		}
+		acts := 0
+		for range 2 {
+			if err := run.Finish(ctx, func(pgx.Tx) error { acts++; return nil }); err != nil || acts != 1 {
+				return fmt.Errorf("%d acts: %w", acts, err)
+			}
+		}
+		o := e.get(t, id)
+		if at := len(o.Steps); name != "three" && o.Status != Running || name == "three" && (o.Status != Succeeded || o.Steps[at-1].Status != "succeeded") {
+			t.Errorf("%s is done: %+v", name, o)
+		}
+		if name == "two" {
+			return ErrFenced // the process dies here
+		}
+		return nil
+	}
+	if o := e.run(t, id); o.Status != Running || o.Steps[1].Status != "succeeded" || o.Steps[2].Status != "running" {
+		t.Fatalf("%+v", o)
+	}
+	e.exec(t, "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", id)
+	if o := e.run(t, id); o.Status != Succeeded || !slices.Equal(seen, []string{"one", "two", "three"}) {
+		t.Errorf("%v: %+v", seen, o)
 	}
 }
 

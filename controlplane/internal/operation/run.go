@@ -32,7 +32,8 @@ type Run struct {
 
 	db   pg.DB
 	last record
-	todo []string
+	todo []string // the steps that are not recorded; the first is the one at work
+	kept bool     // the step at work is recorded already, by Finish
 }
 
 // ApplicationName is how connections to other servers are marked, so that a
@@ -75,6 +76,23 @@ func (r *Run) InTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	})
 }
 
+// Finish is InTx for the last act of a step: the same commit records that the step is
+// done and the next has begun or, after the last, that the operation has succeeded.
+// Called again in the same step, it does nothing.
+func (r *Run) Finish(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	if r.kept {
+		return nil
+	}
+	err := r.InTx(ctx, func(tx pgx.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return r.advance(ctx, tx, r.todo)
+	})
+	r.kept = err == nil
+	return err
+}
+
 // Share lets exclusive operations of the tenant begin before this one ends: from here on
 // it waits for its time, and has to look itself whether it is alone. It is called in
 // InTx.
@@ -85,21 +103,32 @@ func (r *Run) Share(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// claim takes the operation when it is unfinished and nobody's; nil says that
-// there is nothing to do.
+// claim takes the operation when it is unfinished and nobody's, or kept for this
+// process, and records that its next step has begun; nil says that there is nothing to
+// do.
 func (r *Runner) claim(ctx context.Context, id uuid.UUID) (*Run, error) {
 	run := &Run{ID: id, db: r.db}
 	var tenant *uuid.UUID
 	var last, steps []byte
 	err := r.db.QueryRow(ctx, `
-		UPDATE control.operations o
-		SET status = 'running', epoch = epoch + 1, attempts = attempts + 1,
-		    lease_holder = $2, lease_until = now() + $3::interval, wake_at = now(), updated_at = clock_timestamp()
-		WHERE id = $1 AND status IN ('queued', 'running') AND kind = ANY ($4)
-		  AND (lease_until IS NULL OR lease_until < now())
-		RETURNING kind, tenant_id, params, created_by, created_at, epoch, error,
+		WITH claimed AS (
+			UPDATE control.operations
+			SET status = 'running', epoch = epoch + 1, attempts = attempts + 1,
+			    lease_holder = $2, lease_until = now() + $3::interval, wake_at = now(), updated_at = clock_timestamp()
+			WHERE id = $1 AND status IN ('queued', 'running') AND kind = ANY ($4)
+			  AND (lease_until IS NULL OR lease_until < now() OR status = 'queued' AND lease_holder = $2)
+			RETURNING *
+		), begun AS (
+			UPDATE control.operation_steps s
+			SET status = 'running', started_at = COALESCE(s.started_at, clock_timestamp()), finished_at = NULL
+			FROM claimed c
+			WHERE s.operation_id = c.id AND COALESCE(c.error ->> 'final', '') <> 'true'
+			  AND s.position = (SELECT min(n.position) FROM control.operation_steps n WHERE n.operation_id = c.id AND n.status <> 'succeeded')
+		)
+		SELECT kind, tenant_id, params, created_by, created_at, epoch, error,
 		  (SELECT jsonb_agg(jsonb_build_object('name', s.name, 'status', s.status) ORDER BY s.position)
-		   FROM control.operation_steps s WHERE s.operation_id = o.id)`,
+		   FROM control.operation_steps s WHERE s.operation_id = c.id)
+		FROM claimed c`,
 		id, r.holder, leaseTime, r.kinds()).
 		Scan(&run.Kind, &tenant, &run.Params, &run.CreatedBy, &run.CreatedAt, &run.Epoch, &last, &steps)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -145,11 +174,18 @@ func (r *Run) renew(ctx context.Context) error {
 	return nil
 }
 
-// advance records in one commit that a step has finished and that the next has
-// begun. An empty name stands for the start and for the end of the operation.
-func (r *Run) advance(ctx context.Context, finished, started string) error {
+// advance records in one commit that the first of the steps is done and that the next
+// has begun; after the last, that the operation has succeeded.
+func (r *Run) advance(ctx context.Context, q pg.Querier, steps []string) error {
+	finished, started := "", ""
+	if len(steps) > 0 {
+		finished = steps[0]
+	}
+	if len(steps) > 1 {
+		started = steps[1]
+	}
 	var held int
-	err := r.db.QueryRow(ctx, `
+	err := q.QueryRow(ctx, `
 		WITH fence AS (
 			UPDATE control.operations
 			SET updated_at   = clock_timestamp(),
@@ -176,9 +212,7 @@ func (r *Run) advance(ctx context.Context, finished, started string) error {
 	if held == 0 {
 		return ErrFenced
 	}
-	if finished != "" {
-		r.last = record{}
-	}
+	r.last = record{}
 	return nil
 }
 

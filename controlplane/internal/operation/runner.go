@@ -82,6 +82,23 @@ func NewRunner(store *Store, holder string, log *slog.Logger, handlers map[strin
 	return &Runner{db: store.db, waker: store.waker, holder: holder, log: log, handlers: maps.Clone(handlers), renew: renewEvery}
 }
 
+// HandOver has a worker run what was kept for this process (Spec.Here). One that has
+// begun, or is somebody's, is left alone.
+func (r *Runner) HandOver(ctx context.Context, id uuid.UUID) error {
+	return pg.InTx(ctx, r.db, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE control.operations SET lease_until = NULL, lease_holder = '', wake_at = now() + $3::interval
+			WHERE id = $1 AND status = 'queued' AND lease_holder = $2`, id, r.holder, wakeGrace)
+		if err != nil {
+			return fmt.Errorf("hand the operation over: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			return nil
+		}
+		return r.waker.Wake(ctx, tx, id)
+	})
+}
+
 func (r *Runner) kinds() []string { return slices.Sorted(maps.Keys(r.handlers)) }
 
 // Run claims the operation and runs it until it has finished, has to wait, or
@@ -194,17 +211,24 @@ func (r *Runner) work(ctx context.Context, run *Run, log *slog.Logger) error {
 }
 
 func (r *Runner) steps(ctx context.Context, run *Run, attempt Attempt) error {
-	finished := ""
-	for _, name := range run.todo {
-		if err := run.advance(ctx, finished, name); err != nil {
-			return err
+	for {
+		if len(run.todo) > 0 {
+			name := run.todo[0]
+			if err := r.step(ctx, run, attempt, name); err != nil {
+				return fmt.Errorf("step %s: %w", name, err)
+			}
 		}
-		if err := r.step(ctx, run, attempt, name); err != nil {
-			return fmt.Errorf("step %s: %w", name, err)
+		if !run.kept {
+			if err := run.advance(ctx, run.db, run.todo); err != nil {
+				return err
+			}
 		}
-		finished = name
+		run.kept = false
+		if len(run.todo) <= 1 {
+			return nil
+		}
+		run.todo = run.todo[1:]
 	}
-	return run.advance(ctx, finished, "")
 }
 
 func (r *Runner) step(ctx context.Context, run *Run, attempt Attempt, name string) error {

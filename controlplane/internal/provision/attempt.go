@@ -118,7 +118,7 @@ func (a *attempt) place(ctx context.Context) error {
 // the emptiest, and its database's name. bytes is what it brings. One that has a place
 // keeps it.
 func Place(ctx context.Context, run *operation.Run, servers *server.Service, d tenantdb.Database, wanted string, bytes int64) (id uuid.UUID, err error) {
-	err = run.InTx(ctx, func(tx pgx.Tx) error {
+	err = run.Finish(ctx, func(tx pgx.Tx) error {
 		var status string
 		var chosen *uuid.UUID
 		err := tx.QueryRow(ctx, "SELECT status, server_id FROM control.tenants WHERE id = $1 FOR UPDATE", d.Tenant).Scan(&status, &chosen)
@@ -165,7 +165,7 @@ func notProvisioning(status string) error {
 // activate is one transaction: the tenant with its route, the sign-up without
 // its password hash, the event, the audit row, the mail.
 func (a *attempt) activate(ctx context.Context) error {
-	return a.run.InTx(ctx, func(tx pgx.Tx) error {
+	return a.run.Finish(ctx, func(tx pgx.Tx) error {
 		var status string
 		var complete bool
 		err := tx.QueryRow(ctx, `

@@ -113,7 +113,7 @@ type Service struct {
 	control    *seal.ControlKey
 	log        *slog.Logger
 	options    Options
-	runner     *operation.Runner // nil: nothing is hastened
+	here       *here // nil: workers make all tenants
 }
 
 // NewService makes the room.
@@ -124,7 +124,8 @@ func NewService(db pg.DB, operations *operation.Store, servers *server.Service, 
 // Start asks for the database of a tenant whose row (status "provisioning")
 // the caller has written in tx, and returns the operation's id. A sign-up's row
 // must name the tenant. A tenant that has a database already, out of the warm pool,
-// lacks its owner only.
+// lacks its owner only. That, and the tenant of a sign-up, is made in this process:
+// call Hasten after the commit.
 func (s *Service) Start(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, p Params, createdBy string) (uuid.UUID, error) {
 	var warm bool
 	if err := tx.QueryRow(ctx, "SELECT credential IS NOT NULL FROM control.tenants WHERE id = $1", tenant).Scan(&warm); err != nil {
@@ -134,9 +135,11 @@ func (s *Service) Start(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, p Para
 	if warm {
 		steps = []string{StepSeed, StepActivate}
 	}
-	return s.operations.Enqueue(ctx, tx, operation.Spec{
-		Kind: Kind, TenantID: tenant, Params: p, Steps: steps, CreatedBy: createdBy, Exclusive: true,
-	})
+	spec := operation.Spec{Kind: Kind, TenantID: tenant, Params: p, Steps: steps, CreatedBy: createdBy, Exclusive: true}
+	if s.here != nil && (warm || p.SignupID != uuid.Nil) {
+		spec.Here = s.here.runner
+	}
+	return s.operations.Enqueue(ctx, tx, spec)
 }
 
 // OwnerTokenLifetime is how long the owner's set-password link works.
@@ -158,26 +161,4 @@ func OwnerToken(key *seal.ControlKey, operationID uuid.UUID) (string, error) {
 func OwnerTokenHash(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
-}
-
-// inlineTime is how long somebody who asks for a tenant waits for it, when it comes
-// out of the warm pool; after that a worker goes on.
-const inlineTime = 2 * time.Second
-
-// RunBy names who runs operations in this process, for Hasten.
-func (s *Service) RunBy(runner *operation.Runner) { s.runner = runner }
-
-// Hasten runs the operation at once, in this process, when it has to do no more
-// than seed a database out of the warm pool. It tells whether it has tried: the
-// operation may have changed then. What fails here is a worker's to try again.
-func (s *Service) Hasten(ctx context.Context, o *operation.Operation) bool {
-	if s.runner == nil || o.Status != operation.Queued || len(o.Steps) == 0 || o.Steps[0].Name != StepSeed {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, inlineTime)
-	defer cancel()
-	if err := s.runner.Run(ctx, o.ID); err != nil {
-		s.log.WarnContext(ctx, "operation left to a worker", "operation", o.ID, "error", err)
-	}
-	return true
 }

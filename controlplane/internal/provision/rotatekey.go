@@ -117,7 +117,7 @@ func (r *keyRotation) announce(ctx context.Context) error {
 			// whose clock was ahead.
 			err = inside.Exec(ctx, `
 				INSERT INTO ouvira.signing_keys (kid, public_jwk, private_sealed, created_at)
-				SELECT $1::text, $2::jsonb, $3::bytea, greatest(now(), max(created_at) + interval '1 ms') FROM ouvira.signing_keys`, made.Kid, made.Public, made.Private)
+				SELECT $1::text, $2::jsonb, $3::bytea, greatest(now(), max(created_at) + interval '1 ms') FROM ouvira.signing_keys`, made.Kid, string(made.Public), made.Private)
 			if err != nil {
 				return err
 			}

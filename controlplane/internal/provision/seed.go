@@ -50,14 +50,14 @@ func (a *attempt) seed(ctx context.Context) error {
 	err = inside.Scan(ctx, []any{&seeded, &version}, `
 		SELECT ouvira.seed_tenant($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11), (SELECT version FROM ouvira.schema_migrations)`,
 		in.id, in.owner.FullName, in.owner.Email, in.emailVerified, in.passwordHash, in.tokenHash, in.tokenExpiresAt,
-		in.company, key.Kid, key.Public, key.Private)
+		in.company, key.Kid, string(key.Public), key.Private)
 	if err != nil {
 		return err
 	}
 	if err := a.work.Admit(ctx, a.database()); err != nil {
 		return err
 	}
-	err = a.run.InTx(ctx, func(tx pgx.Tx) error {
+	err = a.run.Finish(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			UPDATE control.tenants SET signing_keys = $2, schema_version = $3, updated_at = now()
 			WHERE id = $1 AND status = 'provisioning'`, a.run.TenantID, seeded.SigningKeys, version)

@@ -140,13 +140,14 @@ func (w *Work) Stamp(ctx context.Context, d Database) error {
 	if err != nil {
 		return err
 	}
-	err = inside.Exec(ctx, "INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2) ON CONFLICT (singleton) DO NOTHING",
+	var found Database
+	err = inside.Scan(ctx, []any{&found.Tenant, &found.Incarnation}, `
+		WITH written AS (
+			INSERT INTO ouvira.marker (tenant_id, incarnation) VALUES ($1, $2) ON CONFLICT (singleton) DO NOTHING
+			RETURNING tenant_id, incarnation)
+		SELECT tenant_id, incarnation FROM written UNION ALL SELECT tenant_id, incarnation FROM ouvira.marker`,
 		d.Tenant, d.Incarnation)
 	if err != nil {
-		return err
-	}
-	var found Database
-	if err := inside.Scan(ctx, []any{&found.Tenant, &found.Incarnation}, "SELECT tenant_id, incarnation FROM ouvira.marker"); err != nil {
 		return err
 	}
 	if found != d {

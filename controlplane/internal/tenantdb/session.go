@@ -21,7 +21,7 @@ const (
 )
 
 // Session is a connection to a tenant server whose errors say how the operation
-// goes on.
+// goes on. What it is asked, it is mostly asked once: nothing is prepared.
 type Session struct {
 	conn   *pgx.Conn
 	server string
@@ -58,7 +58,7 @@ func (s *Session) evict(ctx context.Context, run *operation.Run, before int64) e
 
 // Exec runs a statement in autocommit.
 func (s *Session) Exec(ctx context.Context, sql string, args ...any) error {
-	if _, err := s.conn.Exec(ctx, sql, args...); err != nil {
+	if _, err := s.conn.Exec(ctx, sql, once(args)...); err != nil {
 		return s.Explain(err)
 	}
 	return nil
@@ -70,9 +70,20 @@ func (s *Session) ExecAll(ctx context.Context, statements ...string) error {
 	return s.Exec(ctx, strings.Join(statements, "; "), pgx.QueryExecModeSimpleProtocol)
 }
 
+// once spares a statement the trip that prepares it, unless its caller has a mode of
+// its own.
+func once(args []any) []any {
+	if len(args) > 0 {
+		if _, ok := args[0].(pgx.QueryExecMode); ok {
+			return args
+		}
+	}
+	return append([]any{pgx.QueryExecModeExec}, args...)
+}
+
 // Scan reads one row. Errors: pgx.ErrNoRows.
 func (s *Session) Scan(ctx context.Context, into []any, sql string, args ...any) error {
-	err := s.conn.QueryRow(ctx, sql, args...).Scan(into...)
+	err := s.conn.QueryRow(ctx, sql, once(args)...).Scan(into...)
 	if err == nil || errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}

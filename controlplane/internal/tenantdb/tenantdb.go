@@ -111,9 +111,9 @@ func (w *Work) Admin(ctx context.Context) (*Session, error) {
 }
 
 // enter opens a connection as the provisioner. The first act of the first one is
-// the fence of the operation: sessions of earlier runs are ended; only then is the
-// epoch checked again, so a run that was overtaken while it slept finds out before
-// it acts, and one that acts was not overtaken. What connects later need only be
+// the fence of the operation: sessions of earlier runs are ended (the first run has
+// none); only then is the epoch checked again, so a run that was overtaken while it
+// slept finds out before it acts, and one that acts was not overtaken. What connects later need only be
 // of a run that still has the epoch: an earlier one asks the same before it acts.
 func (w *Work) enter(ctx context.Context, t server.Target) (*Session, error) {
 	if err := w.Open(ctx); err != nil {
@@ -123,7 +123,7 @@ func (w *Work) enter(ctx context.Context, t server.Target) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.run != nil && !w.fenced {
+	if w.run != nil && w.run.Epoch > 1 && !w.fenced {
 		err = s.evict(ctx, w.run, w.run.Epoch)
 	}
 	if err := errors.Join(err, w.Check(ctx)); err != nil {
