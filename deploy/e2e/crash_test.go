@@ -198,8 +198,8 @@ const recovery = 60 * time.Second
 func TestRel03ACrashAfterEveryStep(t *testing.T) {
 	t.Parallel()
 	for name, crash := range map[string]func(t *testing.T, s *stack.Stack){
-		"kill -9 of the worker":        func(t *testing.T, s *stack.Stack) { must(t, s.Kill9(stack.Worker)) },
-		"kill -9 of the control plane": func(t *testing.T, s *stack.Stack) { must(t, s.Kill9(stack.Control)) },
+		"kill -9 of the worker": func(t *testing.T, s *stack.Stack) { must(t, s.Kill9(stack.Worker)) },
+		killOfControl:           func(t *testing.T, s *stack.Stack) { must(t, s.Kill9(stack.Control)) },
 		"immediate stop of the tenant servers": func(t *testing.T, s *stack.Stack) {
 			must(t, s.StopImmediate(stack.PGA))
 			must(t, s.StopImmediate(stack.PGB))
@@ -208,12 +208,19 @@ func TestRel03ACrashAfterEveryStep(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			crashEverywhere(t, crash)
+			inline := 0
+			if name == killOfControl { // what dies with it are the tenants that it makes itself
+				inline = len(crashes["provision"].failpoints)
+			}
+			crashEverywhere(t, inline, crash)
 		})
 	}
 }
 
-func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
+const killOfControl = "kill -9 of the control plane"
+
+// crashEverywhere has the control plane make so many tenants of sign-ups itself.
+func crashEverywhere(t *testing.T, inline int, crash func(*testing.T, *stack.Stack)) {
 	var points []string
 	for _, c := range crashes {
 		points = append(points, c.failpoints...)
@@ -223,8 +230,9 @@ func crashEverywhere(t *testing.T, crash func(*testing.T, *stack.Stack)) {
 	s, armed := start(t, stack.Options{NoTenants: true, Env: map[string]map[string]string{
 		stack.Worker: {
 			"OUVIRA_WORKER_OPERATIONS": strconv.Itoa(len(points)), "OUVIRA_WORKER_LONG_OPERATIONS": strconv.Itoa(len(points)),
-			"OUVIRA_CONNECTION_SHARE": "0.9",
+			"OUVIRA_CONNECTION_SHARE": "0.6",
 		},
+		stack.Control: {"OUVIRA_INLINE_OPERATIONS": strconv.Itoa(inline), "OUVIRA_CONNECTION_SHARE": "0.35"},
 	}})
 	operator, err := s.OperatorAPI(t.Context())
 	must(t, err)

@@ -21,6 +21,7 @@ var Known = []Setting{
 	{"OUVIRA_NODE_DATABASE_URL", "The control database, as the role `ouvira_node`."},
 	{"OUVIRA_NODE_ID", "Stable name of this process, by which it keeps its share of connections across restarts. Default: the machine's name and the port."},
 	{"OUVIRA_CONNECTION_SHARE", "The most (0 to 1) of every tenant server's connection budget that this process leases. Default: 1 for a node, 0.1 for a worker, 0.02 for the API."},
+	{"OUVIRA_INLINE_OPERATIONS", "How many tenants of sign-ups the control plane's API makes itself at a time, while the customer waits; what is more, and what takes longer, is left to workers. `0`: workers make all of them. Each takes up to three connections of the API's share of a server."},
 	{"OUVIRA_WORKER_OPERATIONS", "How many operations (a tenant being made, say) a worker runs at once. Each takes up to three connections of the worker's share of a server."},
 	{"OUVIRA_WORKER_LONG_OPERATIONS", "How many operations that may take long (backups, moves, restores) a worker runs at once besides. A move takes three connections at each of its two servers."},
 	{"OUVIRA_DATA_KEY_FILE", "The data plane's private key (opens tenant credentials) and sealing keys. Data plane only."},

@@ -251,7 +251,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 	maps.Copy(handlers, backups.Handlers())
 	h.runner = operation.NewRunner(operations, h.holder, h.log, handlers)
 	h.rooms.Runner = h.runner
-	provisioning.RunBy(h.runner)
+	provisioning.RunBy(h.runner, s.InlineOperations)
 	h.lifecycle = life
 	h.runner.Tracing = h.tracing
 }

@@ -250,6 +250,7 @@ func TestRefusesToStart(t *testing.T) {
 		"bad origin":         {map[string]string{"OUVIRA_SIGNUP_ORIGINS": "https://a.example,*"}, "entry 2 is not an origin"},
 		"bad share":          {map[string]string{"OUVIRA_CONNECTION_SHARE": "1.5"}, "at most 1"},
 		"no long operations": {map[string]string{"OUVIRA_WORKER_LONG_OPERATIONS": "0"}, "between 1 and 100"},
+		"inline":             {map[string]string{"OUVIRA_INLINE_OPERATIONS": "-1"}, "between 0 and 100"},
 		"no operations":      {map[string]string{"OUVIRA_WORKER_OPERATIONS": "0"}, "between 1 and 100"},
 		"no real key":        {map[string]string{"OUVIRA_ENV": "production", "TURNSTILE_SECRET_KEY": "1x0000000000000000000000000000000AA"}, "this is Cloudflare's key for tests"},
 		"no page":            {map[string]string{"OUVIRA_ENV": "production", "TURNSTILE_SECRET_KEY": "0x4AAAAAAA"}, "name the sign-up pages"},

@@ -36,6 +36,7 @@ type settings struct {
 	NodeID             string   `env:"OUVIRA_NODE_ID"`
 	ConnectionShare    float64  `env:"OUVIRA_CONNECTION_SHARE"`
 	WorkerOperations   int      `env:"OUVIRA_WORKER_OPERATIONS" envDefault:"4"`
+	InlineOperations   int      `env:"OUVIRA_INLINE_OPERATIONS" envDefault:"4"`
 	WorkerLong         int      `env:"OUVIRA_WORKER_LONG_OPERATIONS" envDefault:"2"`
 
 	BackupURL string `env:"OUVIRA_BACKUP_URL"`
@@ -83,6 +84,7 @@ func (s *settings) Validate() error {
 		refuse(err != nil || port == 0, "OUVIRA_PUBLIC_PORT: must be a port between 1 and 65535, or empty")
 	}
 	refuse(s.ConnectionShare < 0 || s.ConnectionShare > 1, "OUVIRA_CONNECTION_SHARE: must be more than 0 and at most 1")
+	refuse(s.InlineOperations < 0 || s.InlineOperations > 100, "OUVIRA_INLINE_OPERATIONS: must be between 0 and 100")
 	refuse(s.WorkerOperations < 1 || s.WorkerOperations > 100, "OUVIRA_WORKER_OPERATIONS: must be between 1 and 100")
 	refuse(s.WorkerLong < 1 || s.WorkerLong > 100, "OUVIRA_WORKER_LONG_OPERATIONS: must be between 1 and 100")
 	_, err = storage.Open(s.BackupURL)
@@ -191,7 +193,7 @@ func (s *settings) secureCookies() bool {
 
 // The most of every server's connection budget, where none is set.
 const (
-	serveShare  = 0.02 // adds servers and looks at them
+	serveShare  = 0.02 // adds servers, looks at them, makes tenants of sign-ups
 	workerShare = 0.1
 )
 

@@ -9,9 +9,6 @@ import (
 )
 
 const (
-	// hereAtOnce is how many tenants a process makes itself at a time, for people who
-	// wait for them: more than that is what workers are for.
-	hereAtOnce = 4
 	// waitHere is how long somebody who asks for a tenant is kept waiting for it.
 	waitHere = 2 * time.Second
 	// workHere is how long this process goes on with it, before a worker does.
@@ -27,10 +24,13 @@ type here struct {
 	work   sync.WaitGroup
 }
 
-// RunBy has this process make the tenants it is asked for, as long as few are asked for
-// at once. Call it before the first Start, and Close at the end.
-func (s *Service) RunBy(runner *operation.Runner) {
-	h := &here{runner: runner, places: make(chan struct{}, hereAtOnce)}
+// RunBy has this process make tenants that it is asked for, so many at a time: more than
+// that is what workers are for. Call it before the first Start, and Close at the end.
+func (s *Service) RunBy(runner *operation.Runner, atOnce int) {
+	if atOnce == 0 {
+		return
+	}
+	h := &here{runner: runner, places: make(chan struct{}, atOnce)}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	s.here = h
 }
