@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb/guardian"
 )
 
@@ -93,7 +94,16 @@ func (s *Server) initdb(ctx context.Context) error {
 	// initdb runs as the server's user and has to read the password from a
 	// file: a copy that lives as long as it does.
 	handed := filepath.Join(s.dir, "initdb-password")
-	if err := os.WriteFile(handed, []byte(s.password), 0o600); err != nil {
+	secret := s.password
+	if s.options.Disposable {
+		// Every connection has to derive its key from the password again: the least
+		// that Postgres allows will do for data that no one will miss.
+		var err error
+		if secret, err = pg.SCRAMVerifierOf(s.password, 1); err != nil {
+			return fmt.Errorf("initdb: %w", err)
+		}
+	}
+	if err := os.WriteFile(handed, []byte(secret), 0o600); err != nil {
 		return fmt.Errorf("initdb: %w", err)
 	}
 	defer os.Remove(handed)
