@@ -25,6 +25,7 @@ RACE := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 # Packages tested at once. Half of a test run waits for Postgres.
 TEST_P ?= 2
 TEST_TIMEOUT ?= 20m
+# `make check` vets; to do it again for the race detector's build costs 25 s of CPU.
 # Failpoints are compiled in, so that the tests that kill processes run; without
 # one armed they do nothing. `make check` tests that a release has none.
 TEST_FLAGS ?= -tags failpoints
@@ -68,6 +69,9 @@ $(BIN)/local:
 
 # Memory is cheaper than the time that collecting it takes.
 test: export GOGC ?= 400
+# How long a process waits at its end for races of what still runs: the tests wait for
+# what they start, and a second for each of sixty packages is a minute.
+test: export GORACE ?= atexit_sleep_ms=100
 .PHONY: test
 test: $(TOOLBIN)/gotestsum ## Run every test against a Postgres of its own: the system's version and 18
 	@if [ -z "$(RACE)" ]; then echo "note: no C compiler found, so this run is without the race detector (apt-get install gcc libc6-dev)" >&2; fi
@@ -75,12 +79,12 @@ test: $(TOOLBIN)/gotestsum ## Run every test against a Postgres of its own: the 
 ifeq ($(PKGS),$(ALL_PKGS))
 	@echo "isolation of tenants on Postgres 18"
 	@$(BIN)/withpg -on18 -- $(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
-		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) -short -run '^Test(Sec|Invariant)' ./dataplane/...
+		$(RACE) -vet=off -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) -short -run '^Test(Sec|Invariant)' ./dataplane/...
 	@echo "everything on the system's Postgres"
 endif
 	@exec $(BIN)/withpg -18 -- \
 		$(TOOLBIN)/gotestsum --format pkgname --format-hide-empty-pkg -- \
-		$(RACE) -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
+		$(RACE) -vet=off -shuffle=on -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
 
 # How long the soak takes; the other long forms have their own scale.
 CHAOS ?= 30m

@@ -27,13 +27,11 @@ import (
 	"golang.org/x/crypto/argon2"
 
 	"github.com/ouvira/ouvira/shared/fault"
+	"github.com/ouvira/ouvira/shared/internal/stretch"
 )
 
-// The cost of a new hash: the first recommendation of OWASP's Password Storage
-// Cheat Sheet (19 MiB, two passes, one lane).
+// The shape of a new hash; package stretch has its cost.
 const (
-	memoryKiB = 19 * 1024
-	passes    = 2
 	lanes     = 1
 	saltBytes = 16
 	keyBytes  = 32
@@ -64,7 +62,7 @@ var errHash = errors.New("the stored password hash is not in a known form")
 // Dummy is a hash that no password matches and that costs what a real one
 // costs: verify against it when there is no account, so that the answer takes
 // as long as with one.
-var Dummy = encode(params{memoryKiB, passes, lanes}, make([]byte, saltBytes), make([]byte, keyBytes))
+func Dummy() string { return encode(newest(), make([]byte, saltBytes), make([]byte, keyBytes)) }
 
 // Hash gives the argon2id hash of a password in PHC form. It waits for its
 // turn, as long as ctx allows.
@@ -79,7 +77,7 @@ func Hash(ctx context.Context, pw string) (string, error) {
 	defer release()
 	salt := make([]byte, saltBytes)
 	_, _ = rand.Read(salt) // never fails
-	p := params{memoryKiB, passes, lanes}
+	p := newest()
 	return encode(p, salt, p.key(pw, salt, keyBytes)), nil
 }
 
@@ -134,6 +132,12 @@ type params struct {
 	lanes  uint8
 }
 
+// newest are the parameters of a new hash.
+func newest() params {
+	cost := stretch.Current()
+	return params{cost.MemoryKiB, cost.Passes, lanes}
+}
+
 func (p params) key(pw string, salt []byte, length uint32) []byte {
 	return argon2.IDKey([]byte(pw), salt, p.passes, p.memory, p.lanes, length)
 }
@@ -164,7 +168,7 @@ func parseArgon2(hash string) (func(string) (bool, error), bool, error) {
 	check := func(pw string) (bool, error) {
 		return subtle.ConstantTimeCompare(p.key(pw, salt, uint32(len(key))), key) == 1, nil
 	}
-	return check, p != params{memoryKiB, passes, lanes} || len(key) != keyBytes, nil
+	return check, p != newest() || len(key) != keyBytes, nil
 }
 
 // parseDjango reads pbkdf2_sha256$iterations$salt$key.

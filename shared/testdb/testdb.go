@@ -23,6 +23,7 @@ package testdb
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"sync"
@@ -31,6 +32,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/ouvira/ouvira/shared/internal/stretch"
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
 
@@ -49,9 +51,15 @@ var server struct {
 }
 
 // Main runs the tests and then stops what they started. It does not return.
+// Passwords cost little in the tests, and their real price in benchmarks.
 // The checks run last, when nothing of this package is left (a look for leaked
 // goroutines, say); their errors fail the run.
 func Main(m *testing.M, checks ...func() error) {
+	flag.Parse()
+	// Benchmarks measure what a program pays.
+	if flag.Lookup("test.bench").Value.String() == "" {
+		stretch.Cheap()
+	}
 	code := m.Run()
 	if err := shutdown(); err != nil {
 		fmt.Fprintln(os.Stderr, "testdb:", err)

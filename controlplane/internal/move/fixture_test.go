@@ -305,7 +305,11 @@ func (w *world) pgServer(name string) *prepared {
 // login is the URL by which a node reaches the tenant's database.
 func (w *world) login(t testing.TB, tenant uuid.UUID) string {
 	t.Helper()
-	p := w.placed(t, tenant)
+	return w.loginTo(t, tenant, w.placed(t, tenant))
+}
+
+func (w *world) loginTo(t testing.TB, tenant uuid.UUID, p placed) string {
+	t.Helper()
 	password, err := w.Data.Open(p.Credential, route.CredentialContext(tenant, p.Incarnation))
 	if err != nil {
 		t.Fatalf("open the tenant's credential: %v", err)

@@ -1,6 +1,7 @@
 package move_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -49,18 +50,24 @@ func (w *world) write(t *testing.T, tenant uuid.UUID) *writer {
 	for i := range 3 {
 		working.Go(func() {
 			var conn *pgx.Conn
-			at := ""
+			var credential []byte
+			address := ""
 			// A steady client: one that asks as fast as it can, also while the
 			// database is closed, takes the machine from the move.
 			pace := time.NewTicker(10 * time.Millisecond)
 			defer pace.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
 				<-pace.C
-				if address := w.login(t, tenant); conn == nil || conn.IsClosed() || address != at {
+				p := w.placed(t, tenant)
+				moved := !bytes.Equal(p.Credential, credential)
+				if moved {
+					// To open it costs more than the write.
+					address, credential = w.loginTo(t, tenant, p), p.Credential
+				}
+				if moved || conn == nil || conn.IsClosed() {
 					if conn != nil {
 						_ = conn.Close(context.Background())
 					}
-					at = address
 					var err error
 					if conn, err = pgx.Connect(ctx, address); err != nil {
 						conn = nil

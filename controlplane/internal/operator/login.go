@@ -93,7 +93,7 @@ func (s *Service) proved(ctx context.Context, email string, proof Proof, work fu
 	if !known && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("look up the operator: %w", err)
 	}
-	hash := password.Dummy
+	hash := password.Dummy()
 	if known {
 		hash = o.PasswordHash
 	}

@@ -93,7 +93,7 @@ func (s *Service) tryLogin(ctx context.Context, t Tenant, in Login, c Client) (S
 // findCredentials never fails for want of an account: who is not there gets
 // the hash that nothing matches, so that the comparison costs the same.
 func (s *Service) findCredentials(ctx context.Context, t Tenant, identifier string) (credentials, error) {
-	who := credentials{hash: password.Dummy}
+	who := credentials{hash: password.Dummy()}
 	err := t.Do(ctx, func(db Conn) error {
 		row, err := s.queries.FindCredentials(ctx, db, identifier)
 		if errors.Is(err, pgx.ErrNoRows) {

@@ -26,7 +26,7 @@ type passwords struct {
 }
 
 func (s *Service) passwordsOf(ctx context.Context, t Tenant, userID int64) (passwords, error) {
-	p := passwords{userID: userID, current: password.Dummy}
+	p := passwords{userID: userID, current: password.Dummy()}
 	err := t.Do(ctx, func(db Conn) error {
 		row, err := s.queries.PasswordsOf(ctx, db, dbsqlc.PasswordsOfParams{ID: userID, Earlier: remembered - 1})
 		if errors.Is(err, pgx.ErrNoRows) {

@@ -64,6 +64,11 @@ func inspect(ctx context.Context, dir string) (Programs, error) {
 	if _, err := os.Stat(filepath.Join(dir, "pg_restore")); err != nil {
 		return Programs{}, err
 	}
+	// Debian's /usr/bin/pg_dump is a script that chooses a release by itself, anew for
+	// every call; the releases have folders of their own.
+	if target, err := filepath.EvalSymlinks(filepath.Join(dir, "pg_dump")); err != nil || filepath.Base(target) == "pg_wrapper" {
+		return Programs{}, errors.New("it is not the program itself")
+	}
 	out, err := exec.CommandContext(ctx, filepath.Join(dir, "pg_dump"), "--version").Output() //nolint:gosec // one of the machine's own programs
 	if err != nil {
 		return Programs{}, err

@@ -74,6 +74,11 @@ func run(arguments []string) (code int, err error) {
 		options.Dir = filepath.Join(temporary, "postgres")
 		// What Go builds is large and stays where it was.
 		environment = append(environment, "GOTMPDIR="+cmp.Or(os.Getenv("GOTMPDIR"), os.TempDir()), "TMPDIR="+temporary)
+		templates := filepath.Join(temporary, "templates")
+		if err := os.Setenv(pgserver.TemplatesVariable, templates); err != nil {
+			return 1, err
+		}
+		environment = append(environment, pgserver.TemplatesVariable+"="+templates)
 	}
 	server, err := pgserver.Start(ctx, options)
 	if err != nil {
