@@ -139,5 +139,11 @@ func (a *app) examine(ctx context.Context, c *client) ([]finding, error) {
 			Message: "The operation has failed.", Action: o.why(),
 		})
 	}
-	return findings, nil
+	var keys struct {
+		Items []key `json:"items"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/keys", nil, &keys); err != nil {
+		return nil, err
+	}
+	return append(findings, missingKeys(keys.Items)...), nil
 }
