@@ -243,7 +243,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Backups:    backups,
 	}
 	h.rooms.Keys = keyring.NewService(db, operations, h.key, public, backups, h.log)
-	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)
+	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, provisioning, public)
 	h.rooms.Adopter = reconcile.NewAdopter(h.rooms.Reconcile, operations, tenants, public)
 	handlers := map[string]operation.Handler{
 		provision.Kind:          provisioning,

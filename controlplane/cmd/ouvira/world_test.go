@@ -75,7 +75,7 @@ func newWorld(t *testing.T) *world {
 		Reconcile: reconcile.NewService(db, w.Servers, quiet), Backups: backups, Webhooks: &webhook.Service{DB: db, Key: key},
 	}
 	rooms.Keys = keyring.NewService(db, w.Store, key, w.Public, backups, quiet)
-	rooms.Repairer = reconcile.NewRepairer(rooms.Reconcile, w.Store, life, w.Public)
+	rooms.Repairer = reconcile.NewRepairer(rooms.Reconcile, w.Store, life, w.Provision, w.Public)
 	rooms.Adopter = reconcile.NewAdopter(rooms.Reconcile, w.Store, tenants, w.Public)
 	rooms.Support = &support.Service{DB: db, Operators: rooms.Operators, Addresses: addresses}
 	handlers := backups.Handlers()

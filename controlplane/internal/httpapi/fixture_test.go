@@ -94,7 +94,7 @@ func newWorldOn(t *testing.T, control controltest.Control, change ...func(*httpa
 	handlers[move.Kind], handlers[move.DrainKind], handlers[provision.Kind] = w.rooms.Moves, w.rooms.Moves.Drains(), provisioning
 	w.rooms.Runner = operation.NewRunner(operations, "test", quiet, handlers)
 	w.rooms.Keys = keyring.NewService(db, operations, w.keys.Control, w.keys.Public, w.rooms.Backups, quiet)
-	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, w.keys.Public)
+	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, provisioning, w.keys.Public)
 	w.rooms.Adopter = reconcile.NewAdopter(w.rooms.Reconcile, operations, tenants, w.keys.Public)
 	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
 	w.rooms.Webhooks = &webhook.Service{DB: db, Key: w.keys.Control}

@@ -61,6 +61,19 @@ func (s *Service) RotateKey(ctx context.Context, tx pgx.Tx, tenantID uuid.UUID, 
 	})
 }
 
+// ReplaceKey gives the tenant of an operation another signing key at once, within its run:
+// for one of which the private half is not there any more. It may be called again.
+func (s *Service) ReplaceKey(ctx context.Context, run *operation.Run) error {
+	r := &keyRotation{s: s, run: run, params: KeyRotation{AtOnce: true}}
+	defer r.Close()
+	for _, step := range []func(context.Context) error{r.announce, r.sign, r.retire} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // KeyRotations runs the operations of the kind KindRotateKey.
 func (s *Service) KeyRotations() operation.Handler { return keyRotations{s} }
 
