@@ -28,12 +28,16 @@ func ringOf(handle *keyset.Handle) Ring {
 // KeyID is the id of the key that a value is sealed with; 0: it is none of ours. Nobody
 // needs a key to read it: the first five bytes are a 1 and the id.
 func KeyID(sealed []byte) uint32 {
-	const prefix = 5
-	if len(sealed) < prefix || sealed[0] != 1 {
+	if len(sealed) < prefixSize || sealed[0] != 1 {
 		return 0
 	}
-	return binary.BigEndian.Uint32(sealed[1:prefix])
+	return binary.BigEndian.Uint32(sealed[1:prefixSize])
 }
+
+// Prefix is what values begin with that the key has sealed.
+func Prefix(id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{1}, id) }
+
+const prefixSize = 5
 
 // Ring names the keys that seal for the control plane.
 func (k *ControlKey) Ring() Ring { return k.sealing }
