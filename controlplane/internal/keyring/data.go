@@ -176,7 +176,6 @@ func (a *attempt) unseen(ctx context.Context) (count int, err error) {
 			        SELECT max(o.finished_at) FROM control.operations o WHERE o.tenant_id = t.id AND o.kind = $2 AND o.status = 'succeeded'))
 		), asked AS (
 			UPDATE control.database_looks l SET due_at = now() FROM unseen u WHERE l.tenant_id = u.id AND u.planned
-			    AND COALESCE(l.looked_at < now() - interval '10 s', true)
 		)
 		SELECT count(*) FROM unseen`, a.run.CreatedAt, provision.KindRotateKey).Scan(&count)
 	if err != nil {
