@@ -6,8 +6,9 @@
 // control plane's holds an AEAD keyset and a MAC keyset of its own.
 //
 // Every ciphertext is bound to a context (tenant, incarnation, …): one that
-// was moved to another row does not open. Each file holds Tink keysets, so a
-// key is rotated by adding one: old ciphertexts stay readable.
+// was moved to another row does not open, and names the key that it is under.
+// Each file holds Tink keysets, so a key is rotated by adding one: old
+// ciphertexts stay readable (rotate.go).
 package seal
 
 import (
@@ -32,25 +33,30 @@ var ErrOpen = errors.New("the sealed value does not open with this key in this c
 // DataKey is the data plane's secret: it opens what PublicKey sealed, and
 // seals what nodes keep (signing keys, snapshots).
 type DataKey struct {
-	hpke tink.HybridDecrypt
-	aead tink.AEAD
+	hpke    tink.HybridDecrypt
+	opening Ring
+	aead    tink.AEAD
+	sealing Ring
 }
 
 // PublicKey seals to the data plane. Its holder cannot open.
 type PublicKey struct {
 	hpke tink.HybridEncrypt
+	ring Ring
 }
 
 // ControlKey is the control plane's secret: it seals server credentials and
 // derives sign-up codes and links.
 type ControlKey struct {
-	aead tink.AEAD
-	prf  *prf.Set
+	aead    tink.AEAD
+	sealing Ring
+	prf     *prf.Set
 }
 
 // Open opens what was sealed to the public key in the same context.
 func (k *DataKey) Open(sealed, context []byte) ([]byte, error) {
-	return opened(k.hpke.Decrypt(sealed, context))
+	plain, err := k.hpke.Decrypt(sealed, context)
+	return opened(plain, err, sealed, k.opening)
 }
 
 // Seal encrypts for nodes only.
@@ -60,7 +66,8 @@ func (k *DataKey) Seal(plain, context []byte) ([]byte, error) {
 
 // Unseal opens what Seal made in the same context.
 func (k *DataKey) Unseal(sealed, context []byte) ([]byte, error) {
-	return opened(k.aead.Decrypt(sealed, context))
+	plain, err := k.aead.Decrypt(sealed, context)
+	return opened(plain, err, sealed, k.sealing)
 }
 
 // Seal encrypts to the data plane.
@@ -75,24 +82,25 @@ func (k *ControlKey) Seal(plain, context []byte) ([]byte, error) {
 
 // Unseal opens what Seal made in the same context.
 func (k *ControlKey) Unseal(sealed, context []byte) ([]byte, error) {
-	return opened(k.aead.Decrypt(sealed, context))
+	plain, err := k.aead.Decrypt(sealed, context)
+	return opened(plain, err, sealed, k.sealing)
 }
 
-// Derive computes 32 bytes from the context that nobody without the key can
-// guess, and that come out the same each time.
-func (k *ControlKey) Derive(context []byte) ([]byte, error) {
-	return k.prf.ComputePrimaryPRF(context, 32)
-}
-
-func opened(plain []byte, err error) ([]byte, error) {
-	if err != nil {
-		return nil, ErrOpen // Tink's own words say nothing more
+func opened(plain []byte, err error, sealed []byte, ring Ring) ([]byte, error) {
+	if err == nil {
+		return plain, nil
 	}
-	return plain, nil
+	// Tink's own words say nothing more.
+	if id := KeyID(sealed); !ring.Has(id) {
+		return nil, fmt.Errorf("%w: key %d is not in the key file", ErrOpen, id)
+	}
+	return nil, ErrOpen
 }
 
 // keyFile is the JSON of a key file: Tink keysets in their own JSON form.
 type keyFile struct {
+	path string // where it was read, for errors
+
 	Kind   string          `json:"kind"`
 	HPKE   json.RawMessage `json:"hpke,omitempty"`
 	Public json.RawMessage `json:"public,omitempty"`
@@ -113,9 +121,9 @@ func GenerateDataKey(secretPath, publicPath string) error {
 	if err != nil {
 		return fmt.Errorf("generate the data key: %w", err)
 	}
-	public, err := hpke.Public()
+	public, err := publicHalf(hpke)
 	if err != nil {
-		return fmt.Errorf("generate the data key: %w", err)
+		return err
 	}
 	aeadKeys, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	if err != nil {
@@ -128,14 +136,23 @@ func GenerateDataKey(secretPath, publicPath string) error {
 	if secret.AEAD, err = marshalKeyset(aeadKeys); err != nil {
 		return err
 	}
-	var buf bytes.Buffer
-	if err := public.WriteWithNoSecrets(keyset.NewJSONWriter(&buf)); err != nil {
-		return fmt.Errorf("generate the data key: %w", err)
-	}
 	if err := writeNew(secretPath, secret, 0o600); err != nil {
 		return err
 	}
-	return writeNew(publicPath, keyFile{Kind: kindPublic, Public: buf.Bytes()}, 0o644)
+	return writeNew(publicPath, public, 0o644)
+}
+
+// publicHalf is what the control plane is given.
+func publicHalf(hpke *keyset.Handle) (keyFile, error) {
+	public, err := hpke.Public()
+	if err != nil {
+		return keyFile{}, fmt.Errorf("make the public half of the data key: %w", err)
+	}
+	var buf bytes.Buffer
+	if err := public.WriteWithNoSecrets(keyset.NewJSONWriter(&buf)); err != nil {
+		return keyFile{}, fmt.Errorf("make the public half of the data key: %w", err)
+	}
+	return keyFile{Kind: kindPublic, Public: buf.Bytes()}, nil
 }
 
 // GenerateControlKey writes a new control-plane key (mode 0600). It never
@@ -165,15 +182,15 @@ func LoadDataKey(path string) (*DataKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	hpke, err := primitive(path, f.HPKE, hybrid.NewHybridDecrypt)
+	hpke, opening, err := primitive(path, f.HPKE, hybrid.NewHybridDecrypt)
 	if err != nil {
 		return nil, err
 	}
-	sealing, err := primitive(path, f.AEAD, aead.New)
+	own, sealing, err := primitive(path, f.AEAD, aead.New)
 	if err != nil {
 		return nil, err
 	}
-	return &DataKey{hpke: hpke, aead: sealing}, nil
+	return &DataKey{hpke: hpke, opening: opening, aead: own, sealing: sealing}, nil
 }
 
 // LoadPublicKey reads the public half of the data plane's key.
@@ -190,7 +207,7 @@ func LoadPublicKey(path string) (*PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key file %s is damaged: %w", path, err)
 	}
-	return &PublicKey{hpke: hpke}, nil
+	return &PublicKey{hpke: hpke, ring: ringOf(handle)}, nil
 }
 
 // LoadControlKey reads the control plane's key file.
@@ -199,28 +216,28 @@ func LoadControlKey(path string) (*ControlKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealing, err := primitive(path, f.AEAD, aead.New)
+	own, sealing, err := primitive(path, f.AEAD, aead.New)
 	if err != nil {
 		return nil, err
 	}
-	deriving, err := primitive(path, f.PRF, prf.NewPRFSet)
+	deriving, _, err := primitive(path, f.PRF, prf.NewPRFSet)
 	if err != nil {
 		return nil, err
 	}
-	return &ControlKey{aead: sealing, prf: deriving}, nil
+	return &ControlKey{aead: own, sealing: sealing, prf: deriving}, nil
 }
 
-func primitive[P any](path string, raw json.RawMessage, build func(*keyset.Handle) (P, error)) (P, error) {
+func primitive[P any](path string, raw json.RawMessage, build func(*keyset.Handle) (P, error)) (P, Ring, error) {
 	var none P
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(raw)))
 	if err != nil {
-		return none, fmt.Errorf("key file %s is damaged: %w", path, err)
+		return none, Ring{}, fmt.Errorf("key file %s is damaged: %w", path, err)
 	}
 	p, err := build(handle)
 	if err != nil {
-		return none, fmt.Errorf("key file %s is damaged: %w", path, err)
+		return none, Ring{}, fmt.Errorf("key file %s is damaged: %w", path, err)
 	}
-	return p, nil
+	return p, ringOf(handle), nil
 }
 
 func marshalKeyset(handle *keyset.Handle) (json.RawMessage, error) {

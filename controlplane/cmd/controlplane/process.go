@@ -24,6 +24,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/keyring"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -101,9 +102,16 @@ func (h *house) run(ctx context.Context, command string) error {
 	if serves {
 		group.Go(func() error { h.pulse.Run(ctx); return nil })
 	}
+	group.Go(func() error { every(ctx, tellEvery, h.log, "tell of the keys", h.tellKeys); return nil })
 	group.Go(func() error { return h.listen(ctx, serves, checks) })
 	return group.Wait()
 }
+
+// tellEvery is how often a process says which keys it has: the control database may have
+// been restored meanwhile.
+const tellEvery = 30 * time.Second
+
+func (h *house) tellKeys(ctx context.Context) error { return h.rooms.Keys.Tell(ctx, h.holder) }
 
 func (h *house) close(ctx context.Context) {
 	if h.rooms.Provision != nil {
@@ -234,7 +242,8 @@ func (h *house) furnish(public *seal.PublicKey) {
 		Reconcile:  reconcile.NewService(db, servers, h.log),
 		Backups:    backups,
 	}
-	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, public)
+	h.rooms.Keys = keyring.NewService(db, operations, h.key, public, backups, h.log)
+	h.rooms.Repairer = reconcile.NewRepairer(h.rooms.Reconcile, operations, life, provisioning, public)
 	h.rooms.Adopter = reconcile.NewAdopter(h.rooms.Reconcile, operations, tenants, public)
 	handlers := map[string]operation.Handler{
 		provision.Kind:          provisioning,
@@ -246,6 +255,7 @@ func (h *house) furnish(public *seal.PublicKey) {
 		reconcile.KindAdopt:     h.rooms.Adopter,
 		move.Kind:               moves,
 		move.DrainKind:          moves.Drains(),
+		keyring.KindRotate:      h.rooms.Keys.Handler(tenants),
 	}
 	maps.Copy(handlers, life.Handlers())
 	maps.Copy(handlers, backups.Handlers())

@@ -127,8 +127,45 @@ func (p *program) keys() *cobra.Command {
 	generate.Flags().StringVar(&file, "control-key-file", "", "where to write the key (mode 0600)")
 	_ = generate.MarkFlagRequired("control-key-file")
 	keys := &cobra.Command{Use: "keys", Short: "Keys of the control plane", Args: cobra.NoArgs}
-	keys.AddCommand(generate)
+	keys.AddCommand(generate,
+		p.rotate("add", "Put a new key into the file: it opens, and seals nothing yet", "Now restart all processes of the control plane, one by one, with the new file.", seal.KeyFiles.Add),
+		p.rotate("promote", "Let the newest key of the file seal", "Now restart all processes of the control plane, one by one; then run ouvira key rotate control --wait.", seal.KeyFiles.Promote),
+		p.removeKey(),
+	)
 	return keys
+}
+
+// rotate is a step of a rotation that changes the key file.
+func (p *program) rotate(use, short, next string, step func(seal.KeyFiles) (uint32, error)) *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			id, err := step(seal.KeyFiles{Secret: file})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(p.out, "key %d\n%s\n", id, next)
+			return err
+		},
+	}
+	c.Flags().StringVar(&file, "control-key-file", "", "the key file to change")
+	_ = c.MarkFlagRequired("control-key-file")
+	return c
+}
+
+func (p *program) removeKey() *cobra.Command {
+	var file string
+	var id uint32
+	c := &cobra.Command{
+		Use: "remove", Short: "Take a key out of the file, of which ouvira key list says that nothing needs it", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return seal.KeyFiles{Secret: file}.Remove(id) },
+	}
+	c.Flags().StringVar(&file, "control-key-file", "", "the key file to change")
+	c.Flags().Uint32Var(&id, "key", 0, "id of the key")
+	_ = c.MarkFlagRequired("control-key-file")
+	_ = c.MarkFlagRequired("key")
+	return c
 }
 
 func (p *program) openapi() *cobra.Command {

@@ -38,6 +38,7 @@ func TestGolden(t *testing.T) {
 	m.session()
 	m.servers(w)
 	m.plans()
+	m.keys(w)
 	m.tenants(w)
 	m.backups(w)
 	m.operations(w)
@@ -50,7 +51,7 @@ func TestGolden(t *testing.T) {
 	m.ending(w)
 	// Straight on the control database, and after that was lost: the end-to-end tests.
 	outside := []string{"operator create", "tenant adopt"}
-	fallible := []string{"doctor", "version", "logout", "operation list", "server list", "plan list", "pool list", "tenant list", "webhook list", "operator list", "apikey list", "backup rules", "signup list", "2fa enable"}
+	fallible := []string{"doctor", "version", "logout", "operation list", "server list", "plan list", "pool list", "tenant list", "webhook list", "operator list", "apikey list", "backup rules", "signup list", "key list", "2fa enable"}
 	for _, leaf := range leaves {
 		if !m.worked[leaf] && !slices.Contains(outside, leaf) && !strings.HasPrefix(leaf, "2fa ") && leaf != "support enter" {
 			t.Errorf("%q is not shown doing its work", leaf)
@@ -232,6 +233,26 @@ func (m *terminal) operations(w *world) {
 	stop()
 	m.run("operation watch " + newest("kind = 'tenant.clone' AND status = 'succeeded'"))
 	m.golden("operation")
+}
+
+// keys are rotated, with nothing to do.
+func (m *terminal) keys(w *world) {
+	m.formats("key list")
+	m.run("key rotate")
+	m.run("key rotate both")
+	stop := w.working(m.t)
+	m.run("key rotate control --wait")
+	stop()
+	m.run("key rotate data")
+	m.run("key rotate data")
+	stop = w.working(m.t)
+	for deadline := time.Now().Add(time.Minute); fleettest.One[int](m.t, w.Pool, "SELECT count(*) FROM control.operations WHERE finished_at IS NULL") > 0; {
+		if !pause.For(m.t.Context(), 20*time.Millisecond) || time.Now().After(deadline) {
+			m.t.Fatal("the rotation does not end")
+		}
+	}
+	stop()
+	m.golden("key")
 }
 
 func (m *terminal) domains(w *world) {

@@ -20,6 +20,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/keyring"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -73,12 +74,14 @@ func newWorld(t *testing.T) *world {
 		Moves:     move.NewService(db, w.Store, w.Servers, w.Public, quiet, move.Options{}),
 		Reconcile: reconcile.NewService(db, w.Servers, quiet), Backups: backups, Webhooks: &webhook.Service{DB: db, Key: key},
 	}
-	rooms.Repairer = reconcile.NewRepairer(rooms.Reconcile, w.Store, life, w.Public)
+	rooms.Keys = keyring.NewService(db, w.Store, key, w.Public, backups, quiet)
+	rooms.Repairer = reconcile.NewRepairer(rooms.Reconcile, w.Store, life, w.Provision, w.Public)
 	rooms.Adopter = reconcile.NewAdopter(rooms.Reconcile, w.Store, tenants, w.Public)
 	rooms.Support = &support.Service{DB: db, Operators: rooms.Operators, Addresses: addresses}
 	handlers := backups.Handlers()
 	handlers[provision.Kind], handlers[move.Kind], handlers[move.DrainKind], handlers[reconcile.KindRepair] = w.Provision, rooms.Moves, rooms.Moves.Drains(), rooms.Repairer
 	handlers[provision.KindRotate], handlers[provision.KindRotateKey] = w.Provision.Rotations(), w.Provision.KeyRotations()
+	handlers[keyring.KindRotate] = rooms.Keys.Handler(tenants)
 	maps.Copy(handlers, life.Handlers())
 	w.runner = operation.NewRunner(w.Store, "test", quiet, handlers)
 	rooms.Runner = w.runner

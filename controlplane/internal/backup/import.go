@@ -63,9 +63,9 @@ func (s *Service) Import(ctx context.Context, actor *audit.Actor, n Imported, ar
 				return err
 			}
 			_, err = tx.Exec(ctx, `
-				INSERT INTO control.backups (id, tenant_id, reason, status, object, incarnation, schema_version, postgres_version, size, sha256, manifest, finished_at)
-				VALUES ($1, $2, $3, 'complete', $4, $5, $6, $7, $8, decode($9, 'hex'), $10, now())`,
-				id, made.ID, ReasonImport, object, m.Incarnation, m.SchemaVersion, m.PostgresVersion, m.Size, m.SHA256, m)
+				INSERT INTO control.backups (id, tenant_id, reason, status, object, incarnation, schema_version, postgres_version, size, sha256, manifest, finished_at, control_key, data_keys)
+				VALUES ($1, $2, $3, 'complete', $4, $5, $6, $7, $8, decode($9, 'hex'), $10, now(), $11, '{}')`,
+				id, made.ID, ReasonImport, object, m.Incarnation, m.SchemaVersion, m.PostgresVersion, m.Size, m.SHA256, m, s.control.Ring().Primary) // copies drop what nodes have sealed
 			return err
 		})
 	}

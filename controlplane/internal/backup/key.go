@@ -1,11 +1,13 @@
 package backup
 
 import (
+	"context"
 	"errors"
 	"io"
 
 	"filippo.io/age"
 
+	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
@@ -48,6 +50,38 @@ func Open(key *seal.ControlKey, sealed io.Reader) (io.Reader, error) {
 // Seal is what Open opens. Close it to finish the file.
 func Seal(key *seal.ControlKey, out io.Writer) (io.WriteCloser, error) {
 	return age.Encrypt(out, controlKey{key})
+}
+
+// SealedWith is the id of the control key with which an archive of the storage is sealed;
+// 0: it is gone, or is none. Errors: *operation.Failure with storage_unreachable.
+func (s *Service) SealedWith(ctx context.Context, object string) (uint32, error) {
+	raw, err := s.get(ctx, object)
+	if f, ok := errors.AsType[*operation.Failure](err); ok && f.Final {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer raw.Close()
+	var found reader
+	_, _ = age.Decrypt(raw, &found) // it opens nothing
+	return found.key, nil
+}
+
+// Off tells that there is no storage.
+func (s *Service) Off() bool { return s.store == nil }
+
+// reader is an identity that opens nothing, and remembers which key would.
+type reader struct{ key uint32 }
+
+// Unwrap implements age.Identity.
+func (r *reader) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
+	for _, stanza := range stanzas {
+		if stanza.Type == stanzaType {
+			r.key = seal.KeyID(stanza.Body)
+		}
+	}
+	return nil, age.ErrIncorrectIdentity
 }
 
 // isWrongKey tells whether a file was sealed, but to another key.

@@ -42,7 +42,7 @@ func (s *Service) Take(ctx context.Context, run *operation.Run, w *tenantdb.Work
 		return b.id, err
 	}
 	m := Manifest{Format: manifestFormat, BackupID: b.id, TenantID: d.Tenant, Incarnation: d.Incarnation, Reason: reason, Slug: b.slug, Name: b.name}
-	if err := s.dump(ctx, w, d, b.object, &m); err != nil {
+	if b.dataKeys, err = s.dump(ctx, w, d, b.object, &m); err != nil {
 		return uuid.Nil, err
 	}
 	failpoint.Hit(ctx, failpointStored)
@@ -60,6 +60,7 @@ type intended struct {
 	object     string
 	complete   bool
 	slug, name string
+	dataKeys   []int64 // with which secrets in it are sealed
 }
 
 // intend commits under which name this attempt stores the archive, before anything is
@@ -107,29 +108,33 @@ func unreachable(err error) error {
 		"It is tried again; see whether it is up, has room, and is what OUVIRA_BACKUP_URL names.").Because(err)
 }
 
-// dump stores the database sealed, as it is at one moment, and its manifest beside it.
-func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Database, object string, m *Manifest) error {
+// dump stores the database sealed, as it is at one moment, and its manifest beside it. It
+// tells with which of the data plane's keys secrets in it are sealed.
+func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Database, object string, m *Manifest) (dataKeys []int64, err error) {
 	inside, err := w.Inside(ctx, d)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer w.CloseInside()
 	// The transaction holds what the manifest says and what pg_dump sees together.
 	tx, err := inside.Conn().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
-		return inside.Explain(err)
+		return nil, inside.Explain(err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	snapshot, err := describe(ctx, tx, d, m)
+	if err == nil {
+		dataKeys, err = tenantdb.SecretKeys(ctx, tx)
+	}
 	if err != nil {
 		if f, ok := errors.AsType[*operation.Failure](err); ok {
-			return f
+			return nil, f
 		}
-		return inside.Explain(err)
+		return nil, inside.Explain(err)
 	}
 	programs, err := s.programs(ctx, m.PostgresVersion/10000)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.DumpMajor, m.TakenAt = programs.Major, time.Now().UTC().Truncate(time.Second)
 	err = w.WithEnv(ctx, d.Name(), migrations.OwnerRole, func(env []string) error {
@@ -141,9 +146,9 @@ func (s *Service) dump(ctx context.Context, w *tenantdb.Work, d tenantdb.Databas
 		})
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.putManifest(ctx, object, m)
+	return dataKeys, s.putManifest(ctx, object, m)
 }
 
 // serversSchema is what a tenant's database has from its server: functions that
@@ -250,9 +255,10 @@ func (s *Service) complete(ctx context.Context, run *operation.Run, b intended, 
 	return run.InTx(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE control.backups
-			SET status = 'complete', schema_version = $3, postgres_version = $4, size = $5, sha256 = decode($6, 'hex'), manifest = $7, finished_at = now()
+			SET status = 'complete', schema_version = $3, postgres_version = $4, size = $5, sha256 = decode($6, 'hex'), manifest = $7, finished_at = now(),
+			    control_key = $8, data_keys = $9
 			WHERE id = $1 AND object = $2 AND status = 'running'`,
-			b.id, b.object, m.SchemaVersion, m.PostgresVersion, m.Size, m.SHA256, m)
+			b.id, b.object, m.SchemaVersion, m.PostgresVersion, m.Size, m.SHA256, m, s.control.Ring().Primary, b.dataKeys)
 		if err != nil {
 			return fmt.Errorf("write down that a backup is complete: %w", err)
 		}

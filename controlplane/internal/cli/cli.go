@@ -68,7 +68,7 @@ func Run(ctx context.Context, args []string, p Process) int {
 		return usageError{fmt.Errorf("%w\n  see: %s --help", err, cmd.CommandPath())}
 	})
 	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.signup(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
-		a.operation(), a.webhook(), a.doctor(), a.version())
+		a.operation(), a.webhook(), a.key(), a.doctor(), a.version())
 	a.completions(root)
 	refuseStrangers(root)
 	root.SetArgs(args)

@@ -40,7 +40,7 @@ func (a *app) doctor() *cobra.Command {
 		Long: "Looks at the servers, at operations that failed, and at whether what the control database says is\n" +
 			"what the Postgres servers hold. Exit code 1 when tenants are affected.\n\n" +
 			"With --fix it mends what is provably ours and follows from what the control database says (rights,\n" +
-			"limits, fences left behind, versions, what purged tenants have left), and looks again.",
+			"limits, fences left behind, signing keys that are gone, versions, what purged tenants have left), and looks again.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := a.client()
 			if err != nil {
@@ -139,5 +139,11 @@ func (a *app) examine(ctx context.Context, c *client) ([]finding, error) {
 			Message: "The operation has failed.", Action: o.why(),
 		})
 	}
-	return findings, nil
+	var keys struct {
+		Items []key `json:"items"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/keys", nil, &keys); err != nil {
+		return nil, err
+	}
+	return append(findings, missingKeys(keys.Items)...), nil
 }

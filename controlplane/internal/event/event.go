@@ -35,6 +35,7 @@ const (
 	PaymentDue      Type = "payment.due"    // what is paid ends in some days
 	PaymentLapsed   Type = "payment.lapsed" // and the grace after it has ended too
 	QuotaExceeded   Type = "quota.exceeded"
+	ForeignCode     Type = "tenant.foreign_code" // its database has what no tenant's database has
 	OperationFailed Type = "operation.failed"
 )
 
@@ -43,7 +44,7 @@ const (
 var Types = []Type{
 	SignupCreated, TenantCreated, TenantActivated, TenantSuspended, TenantResumed, TenantDeleted, TenantUndeleted,
 	TenantPurged, TenantSignedOut,
-	DomainVerified, DomainLost, BackupFinished, PaymentRecorded, PaymentDue, PaymentLapsed, QuotaExceeded, OperationFailed,
+	DomainVerified, DomainLost, BackupFinished, PaymentRecorded, PaymentDue, PaymentLapsed, QuotaExceeded, ForeignCode, OperationFailed,
 }
 
 // Record writes an event. tenant may be uuid.Nil. The payload holds no secrets.

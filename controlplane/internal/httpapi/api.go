@@ -26,6 +26,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/billing"
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
+	"github.com/ouvira/ouvira/controlplane/internal/keyring"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
@@ -66,6 +67,7 @@ type Rooms struct {
 	Reconcile  *reconcile.Service
 	Repairer   *reconcile.Repairer
 	Adopter    *reconcile.Adopter
+	Keys       *keyring.Service
 	Backups    *backup.Service
 	Jobs       http.Handler // the jobs page, under /jobs; nil leaves it out
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/keyring"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
@@ -92,7 +93,8 @@ func newWorldOn(t *testing.T, control controltest.Control, change ...func(*httpa
 	handlers := w.rooms.Backups.Handlers()
 	handlers[move.Kind], handlers[move.DrainKind], handlers[provision.Kind] = w.rooms.Moves, w.rooms.Moves.Drains(), provisioning
 	w.rooms.Runner = operation.NewRunner(operations, "test", quiet, handlers)
-	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, w.keys.Public)
+	w.rooms.Keys = keyring.NewService(db, operations, w.keys.Control, w.keys.Public, w.rooms.Backups, quiet)
+	w.rooms.Repairer = reconcile.NewRepairer(w.rooms.Reconcile, operations, tenants.Lifecycle, provisioning, w.keys.Public)
 	w.rooms.Adopter = reconcile.NewAdopter(w.rooms.Reconcile, operations, tenants, w.keys.Public)
 	w.rooms.Support = &support.Service{DB: db, Operators: w.rooms.Operators, Addresses: tenants.Addresses}
 	w.rooms.Webhooks = &webhook.Service{DB: db, Key: w.keys.Control}

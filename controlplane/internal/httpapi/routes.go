@@ -127,6 +127,8 @@ func (a *api) routes() { //nolint:funlen // a line per operation, and nothing el
 	op(a, post, "/v1/webhooks/deliveries/{id}/redeliver", needs(operator.WebhookEdit), accepted, "redeliver", "Send an event once more, under the same webhook-id", a.redeliver)
 
 	op(a, get, "/v1/audit", needs(operator.AuditRead), ok, "list-audit", "What operators and the system did", a.listAudit)
+	op(a, get, "/v1/keys", needs(operator.KeyRead), ok, "list-keys", "The keys of both planes, and what needs each of them", a.listKeys)
+	op(a, post, "/v1/keys/{kind}/rotate", needs(operator.KeyRotate), accepted, "rotate-key", "Leave nothing to the keys of a plane that do not seal any more", a.rotateKey)
 	op(a, get, "/v1/reconcile", needs(operator.FleetInspect), ok, "reconcile", "Compare the control database with the servers", a.reconcile)
 	op(a, post, "/v1/reconcile/repair", needs(operator.FleetRepair), accepted, "repair", "Mend what the comparison finds, as far as it is provably ours", a.repair)
 }

@@ -30,7 +30,7 @@ type Enrolment struct {
 // code of it: a thief with a session cannot replace it.
 func (s *Service) EnrolFactor(ctx context.Context, actor *audit.Actor, p Principal) (Enrolment, error) {
 	secret := totp.NewSecret()
-	sealed, err := s.Key.Seal(secret, factorContext(p.OperatorID))
+	sealed, err := s.Key.Seal(secret, FactorContext(p.OperatorID))
 	if err != nil {
 		return Enrolment{}, fmt.Errorf("seal the secret of a second factor: %w", err)
 	}
@@ -194,7 +194,7 @@ func (s *Service) lockFactor(ctx context.Context, tx pgx.Tx, id uuid.UUID) (secr
 	if err != nil {
 		return nil, false, fmt.Errorf("look up the second factor: %w", err)
 	}
-	if secret, err = s.Key.Unseal(row.Secret, factorContext(id)); err != nil {
+	if secret, err = s.Key.Unseal(row.Secret, FactorContext(id)); err != nil {
 		return nil, false, fmt.Errorf("open the second factor of operator %s: %w", id, err)
 	}
 	return secret, row.ConfirmedAt != nil, nil
@@ -234,5 +234,5 @@ func self(id uuid.UUID) *audit.Actor {
 	return &audit.Actor{Kind: audit.KindOperator, ID: id.String(), Name: "the operator"}
 }
 
-// factorContext binds a sealed secret to its operator.
-func factorContext(id uuid.UUID) []byte { return []byte("operator-factor/" + id.String()) }
+// FactorContext binds a sealed secret to its operator.
+func FactorContext(id uuid.UUID) []byte { return []byte("operator-factor/" + id.String()) }

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,15 +37,37 @@ func (s *Service) newLink(purpose string) (uuid.UUID, string, error) {
 }
 
 func linkToken(key *seal.ControlKey, purpose string, id uuid.UUID) (string, error) {
-	secret, err := key.Derive([]byte("operator-" + purpose + "/" + id.String()))
+	secret, err := key.Derive(linkContext(purpose, id))
 	if err != nil {
 		return "", fmt.Errorf("derive the token of a link: %w", err)
 	}
-	prefix := prefixInvitation
-	if purpose == purposeReset {
-		prefix = prefixReset
+	return tokenOf(linkPrefix(purpose), secret), nil
+}
+
+// storedToken is the token of which the digest is stored: the keys may have been rotated
+// since, or this process may know more of them than the one that has made it.
+func storedToken(key *seal.ControlKey, purpose string, id uuid.UUID, stored []byte) (string, error) {
+	derived, err := key.Derivations(linkContext(purpose, id))
+	if err != nil {
+		return "", fmt.Errorf("derive the token of a link: %w", err)
 	}
-	return tokenOf(prefix, secret), nil
+	for _, secret := range derived {
+		if token := tokenOf(linkPrefix(purpose), secret); bytes.Equal(hashToken(token), stored) {
+			return token, nil
+		}
+	}
+	return "", errors.New("the link was made with a key that is not in the key file")
+}
+
+func linkContext(purpose string, id uuid.UUID) []byte {
+	return []byte("operator-" + purpose + "/" + id.String())
+}
+
+func linkPrefix(purpose string) string {
+	if purpose == purposeReset {
+		return prefixReset
+	}
+	return prefixInvitation
 }
 
 func (s *Service) send(ctx context.Context, tx pgx.Tx, m LinkMail) error {
@@ -82,27 +105,22 @@ func (m *LinkMailer) Timeout(*river.Job[LinkMail]) time.Duration { return 30 * t
 // Work implements river.Worker. A link that was used, replaced or revoked, or
 // whose time is over, is not sent.
 func (m *LinkMailer) Work(ctx context.Context, job *river.Job[LinkMail]) error {
-	token, err := linkToken(m.Key, job.Args.Purpose, job.Args.ID)
-	if err != nil {
-		return err
-	}
-	message := mail.Message{ID: job.Args.ID}
+	var to, subject, page, before, after string
+	var stored []byte
+	var err error
 	switch job.Args.Purpose {
 	case purposeInvitation:
-		var to dbsqlc.InvitationRecipientRow
-		to, err = m.q.InvitationRecipient(ctx, m.DB, job.Args.ID)
-		message.To, message.Subject = to.Email, "You are invited to run the platform"
-		message.Text = "Hello,\n\n" +
-			"you are invited to run the platform at " + m.URL + ", as " + to.Role + ".\n" +
-			"Choose a password here:\n\n" + m.link(PageInvitation, token) + "\n\n" +
-			"The link is good for 7 days, once. If you did not expect it, ignore this mail.\n"
+		var row dbsqlc.InvitationRecipientRow
+		row, err = m.q.InvitationRecipient(ctx, m.DB, job.Args.ID)
+		to, stored, page, subject = row.Email, row.TokenHash, PageInvitation, "You are invited to run the platform"
+		before = "you are invited to run the platform at " + m.URL + ", as " + row.Role + ".\nChoose a password here:"
+		after = "The link is good for 7 days, once. If you did not expect it, ignore this mail."
 	case purposeReset:
-		message.To, err = m.q.PasswordResetRecipient(ctx, m.DB, job.Args.ID)
-		message.Subject = "Set a new password"
-		message.Text = "Hello,\n\n" +
-			"somebody asked for a new password of your account at " + m.URL + ".\n" +
-			"Choose it here:\n\n" + m.link(PageReset, token) + "\n\n" +
-			"The link is good for an hour, once. If it was not you, ignore this mail: nothing changes without the link.\n"
+		var row dbsqlc.PasswordResetRecipientRow
+		row, err = m.q.PasswordResetRecipient(ctx, m.DB, job.Args.ID)
+		to, stored, page, subject = row.Email, row.TokenHash, PageReset, "Set a new password"
+		before = "somebody asked for a new password of your account at " + m.URL + ".\nChoose it here:"
+		after = "The link is good for an hour, once. If it was not you, ignore this mail: nothing changes without the link."
 	default:
 		return river.JobCancel(errors.New("there is no such purpose of a link"))
 	}
@@ -112,7 +130,13 @@ func (m *LinkMailer) Work(ctx context.Context, job *river.Job[LinkMail]) error {
 	if err != nil {
 		return fmt.Errorf("read whom to mail: %w", err)
 	}
-	return m.Sender.Send(ctx, message)
+	token, err := storedToken(m.Key, job.Args.Purpose, job.Args.ID, stored)
+	if err != nil {
+		return err
+	}
+	return m.Sender.Send(ctx, mail.Message{
+		ID: job.Args.ID, To: to, Subject: subject, Text: "Hello,\n\n" + before + "\n\n" + m.link(page, token) + "\n\n" + after + "\n",
+	})
 }
 
 // Pages of the control plane to which links lead.

@@ -49,6 +49,8 @@ const (
 	OperationStop Permission = "operation.cancel"
 	FleetInspect  Permission = "fleet.inspect"
 	FleetRepair   Permission = "fleet.repair"
+	KeyRead       Permission = "key.read" // their ids, and what is sealed with them
+	KeyRotate     Permission = "key.rotate"
 	JobManage     Permission = "job.manage"
 	WebhookRead   Permission = "webhook.read"
 	WebhookEdit   Permission = "webhook.edit"
@@ -63,11 +65,11 @@ const (
 
 var (
 	reading = []Permission{
-		TenantRead, DomainRead, ServerRead, PlanRead, SignupRead, PaymentRead, UsageRead, OperationRead, FleetInspect,
+		TenantRead, DomainRead, ServerRead, PlanRead, SignupRead, PaymentRead, UsageRead, OperationRead, FleetInspect, KeyRead,
 	}
 	running = []Permission{
 		TenantCreate, TenantEdit, TenantSuspend, TenantSignOut, TenantDelete, TenantMove, TenantBackup, TenantRestore, TenantExport,
-		DomainEdit, ServerEdit, ServerDrain, PlanEdit, SignupDecide, PaymentEdit, OperationStop, FleetRepair, JobManage, WebhookRead, WebhookEdit,
+		DomainEdit, ServerEdit, ServerDrain, PlanEdit, SignupDecide, PaymentEdit, OperationStop, FleetRepair, KeyRotate, JobManage, WebhookRead, WebhookEdit,
 		SupportEnter, AuditRead,
 	}
 	// What cannot be undone, and what gives power over others.

@@ -158,7 +158,7 @@ WHERE i.accepted_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > now()
 ORDER BY i.created_at DESC, i.id;
 
 -- name: InvitationRecipient :one
-SELECT email, role FROM control.operator_invitations
+SELECT email, role, token_hash FROM control.operator_invitations
 WHERE id = @id AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > now();
 
 -- name: LockActive :one
@@ -186,7 +186,7 @@ WHERE id = @id AND used_at IS NULL AND expires_at > now();
 UPDATE control.operator_password_resets SET used_at = now() WHERE operator_id = @operator_id AND used_at IS NULL;
 
 -- name: PasswordResetRecipient :one
-SELECT o.email FROM control.operator_password_resets r
+SELECT o.email, r.token_hash FROM control.operator_password_resets r
 JOIN control.operators o ON o.id = r.operator_id AND o.is_active
 WHERE r.id = @id AND r.used_at IS NULL AND r.expires_at > now();
 

@@ -252,7 +252,7 @@ func TestOperatorCreatedOwnerGetsALink(t *testing.T) {
 	w.addServer(t, "a", tenantServer(t, testdb.System).provisionerURL, 10)
 	tenant, op := w.tenant(t, "acme", provision.Params{Server: "a"})
 	w.mustRun(t, op)
-	token, err := provision.OwnerToken(w.Keys.Control, op)
+	token, err := provision.OwnerToken(w.Keys.Control, 0, op)
 	if err != nil {
 		t.Fatal(err)
 	}

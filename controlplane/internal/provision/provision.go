@@ -79,6 +79,8 @@ type Params struct {
 	Owner *Owner `json:"owner,omitempty"`
 	// Server to place the tenant on, by id or name; "" for any.
 	Server string `json:"server,omitempty"`
+	// LinkKey is the id of the key with which the owner's link is derived.
+	LinkKey uint32 `json:"link_key,omitempty"`
 }
 
 // Owner is the first user of a tenant.
@@ -131,6 +133,7 @@ func (s *Service) Start(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, p Para
 	if err := tx.QueryRow(ctx, "SELECT credential IS NOT NULL FROM control.tenants WHERE id = $1", tenant).Scan(&warm); err != nil {
 		return uuid.Nil, fmt.Errorf("read the tenant: %w", err)
 	}
+	p.LinkKey = s.control.DerivingKey()
 	steps := Steps()
 	if warm {
 		steps = []string{StepSeed, StepActivate}
@@ -148,8 +151,11 @@ const OwnerTokenLifetime = 7 * 24 * time.Hour
 // OwnerToken derives the token of the owner's set-password link: only its hash
 // is in the tenant's database and it is stored nowhere else, so whoever writes
 // the mail derives it again.
-func OwnerToken(key *seal.ControlKey, operationID uuid.UUID) (string, error) {
-	raw, err := key.Derive([]byte("owner-set-password/" + operationID.String()))
+//
+// The control key may be rotated in between: it is derived with the one that the
+// operation names.
+func OwnerToken(key *seal.ControlKey, linkKey uint32, operationID uuid.UUID) (string, error) {
+	raw, err := key.DeriveWith(linkKey, []byte("owner-set-password/"+operationID.String()))
 	if err != nil {
 		return "", fmt.Errorf("derive the owner's token: %w", err)
 	}

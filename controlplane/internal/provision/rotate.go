@@ -15,7 +15,10 @@ import (
 // KindRotate are the operations that give a tenant's role another password.
 const KindRotate = "tenant.rotate"
 
-const stepPassword = "password"
+const (
+	stepPassword      = "password"
+	failpointPassword = "rotate/password"
+)
 
 // Rotate asks for another password of the tenant's role. Errors: fault.Conflict names
 // the operation that is in the way.
@@ -73,7 +76,7 @@ func (r *rotation) Step(ctx context.Context, name string) error {
 		if err := r.work.Password(ctx, d, credential.Verifier); err != nil {
 			return err
 		}
-		failpoint.Hit(ctx, "rotate/password")
+		failpoint.Hit(ctx, failpointPassword)
 		// Last, and after the server was spoken to: it holds the route clock until the
 		// commit.
 		if _, err := tx.Exec(ctx, "SELECT control.publish_route($1)", d.Tenant); err != nil {

@@ -61,6 +61,19 @@ func (s *Service) RotateKey(ctx context.Context, tx pgx.Tx, tenantID uuid.UUID, 
 	})
 }
 
+// ReplaceKey gives the tenant of an operation another signing key at once, within its run:
+// for one of which the private half is not there any more. It may be called again.
+func (s *Service) ReplaceKey(ctx context.Context, run *operation.Run) error {
+	r := &keyRotation{s: s, run: run, params: KeyRotation{AtOnce: true}}
+	defer r.Close()
+	for _, step := range []func(context.Context) error{r.announce, r.sign, r.retire} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // KeyRotations runs the operations of the kind KindRotateKey.
 func (s *Service) KeyRotations() operation.Handler { return keyRotations{s} }
 
@@ -92,9 +105,22 @@ func (r *keyRotation) Step(ctx context.Context, name string) error {
 	if err := step(ctx); err != nil {
 		return err
 	}
-	failpoint.Hit(ctx, "rotate_key/"+name)
+	failpoint.Hit(ctx, failpointRotated(name))
 	return nil
 }
+
+// RotationFailpoints are the names at which a failpoint build can be stopped in what gives
+// a tenant another password (the server has it, the route does not) or another signing
+// key (after the work of each step, and before it is recorded).
+func RotationFailpoints() []string {
+	points := []string{failpointPassword}
+	for _, step := range []string{stepAnnounce, stepSign, stepRetire} {
+		points = append(points, failpointRotated(step))
+	}
+	return points
+}
+
+func failpointRotated(step string) string { return "rotate_key/" + step }
 
 // announce makes the new key, unless a run before has: one that did not live to announce
 // it, or an operation that has failed.

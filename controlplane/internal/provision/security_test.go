@@ -78,7 +78,7 @@ func TestSec37ControlDatabaseAndKeyOpenNoTenant(t *testing.T) {
 	provisionerPassword, _ := provisioner.User.Password()
 	secrets := []string{string(password), provisionerPassword}
 	for _, o := range must(w.store.List(t.Context(), operation.Filter{}))(t) {
-		secrets = append(secrets, must(provision.OwnerToken(w.Keys.Control, o.ID))(t))
+		secrets = append(secrets, must(provision.OwnerToken(w.Keys.Control, 0, o.ID))(t))
 	}
 	dump := w.dump(t)
 	for i, secret := range secrets {

@@ -94,7 +94,7 @@ func (a *attempt) invited() (seedInput, error) {
 	if a.params.Owner == nil {
 		return seedInput{}, operation.Fail("owner_missing", "Nobody was named as the tenant's owner.", "Create the tenant again with an owner.")
 	}
-	token, err := OwnerToken(a.s.control, a.run.ID)
+	token, err := OwnerToken(a.s.control, a.params.LinkKey, a.run.ID)
 	if err != nil {
 		return seedInput{}, err
 	}

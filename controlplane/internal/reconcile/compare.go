@@ -145,7 +145,7 @@ func (c *comparison) contents(t *tenant) {
 				"Find out who put it there, and drop it.")
 		}
 		if t.SigningKid != "" && !slices.Contains(in.kids, t.SigningKid) && !t.Busy {
-			c.find("signing_key_missing", SeverityError, t, name, "The database does not have the key that nodes are to sign with: nobody can sign in.",
+			c.find(codeSigningKey, SeverityError, t, name, "The database does not have the key that nodes are to sign with: nobody can sign in.",
 				"Give the tenant another one (ouvira tenant rotate "+t.ID.String()+" --signing-key --at-once), and find out who has taken it.")
 		}
 		if in.dirty {

@@ -57,13 +57,14 @@ const (
 	codeFenceMissing      = "fence_missing"
 	codeFenceLeft         = "fence_left"
 	codePassword          = "role_password"
+	codeSigningKey        = "signing_key_missing"
 )
 
 // repairable are those of a tenant that is served.
 var repairable = []string{
 	codeClosed, codePublic, codeConnectMissing, codeConnectForeign, codeNoLogin, codeRoleLimit, codeRoleSettings,
 	codeMembershipMissing, codeMembershipForeign, codeDirty, codeVersion, codeFenceLeft,
-	codePassword,
+	codePassword, codeSigningKey,
 }
 
 // Report is what one look found.

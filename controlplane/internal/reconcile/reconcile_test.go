@@ -66,7 +66,7 @@ func (f *fleet) furnish(t *testing.T) {
 	f.rooms = provision.NewService(f.control.Pool, f.store, f.servers, f.keys.Public, f.keys.Control, log, provision.Options{})
 	f.reconcile = reconcile.NewService(f.control.Pool, f.servers, log)
 	f.life = lifecycle.NewService(f.control.Pool, f.store, f.servers, log, lifecycle.Options{})
-	f.repairer = reconcile.NewRepairer(f.reconcile, f.store, f.life, f.keys.Public)
+	f.repairer = reconcile.NewRepairer(f.reconcile, f.store, f.life, f.rooms, f.keys.Public)
 	f.adopter = reconcile.NewAdopter(f.reconcile, f.store, &tenant.Service{DB: f.control.Pool, Provision: f.rooms}, f.keys.Public)
 	f.runner = operation.NewRunner(f.store, "test", log, map[string]operation.Handler{
 		provision.Kind: f.rooms, reconcile.KindRepair: f.repairer, reconcile.KindAdopt: f.adopter,

@@ -34,7 +34,13 @@ type Repairer struct {
 	look       *Service
 	operations *operation.Store
 	fences     Fences
+	keys       SigningKeys
 	data       *seal.PublicKey
+}
+
+// SigningKeys give a tenant another signing key, at once.
+type SigningKeys interface {
+	ReplaceKey(ctx context.Context, run *operation.Run) error
 }
 
 // Fences give a tenant's role what its status asks for, with its row locked: the fence,
@@ -45,8 +51,8 @@ type Fences interface {
 
 // NewRepairer makes one that looks with the service. New passwords of roles are sealed
 // to the data plane's key.
-func NewRepairer(look *Service, operations *operation.Store, fences Fences, data *seal.PublicKey) *Repairer {
-	return &Repairer{look: look, operations: operations, fences: fences, data: data}
+func NewRepairer(look *Service, operations *operation.Store, fences Fences, keys SigningKeys, data *seal.PublicKey) *Repairer {
+	return &Repairer{look: look, operations: operations, fences: fences, keys: keys, data: data}
 }
 
 // Repair looks, and asks for an operation for each tenant of which something can
@@ -91,7 +97,7 @@ func (r *Repairer) Repair(ctx context.Context, actor *audit.Actor) ([]uuid.UUID,
 
 // Begin implements operation.Handler.
 func (r *Repairer) Begin(run *operation.Run) operation.Attempt {
-	return &repair{look: r.look, fences: r.fences, data: r.data, run: run}
+	return &repair{look: r.look, fences: r.fences, keys: r.keys, data: r.data, run: run}
 }
 
 // repair is one attempt. It looks again: what was found when it was asked for may
@@ -99,6 +105,7 @@ func (r *Repairer) Begin(run *operation.Run) operation.Attempt {
 type repair struct {
 	look   *Service
 	fences Fences
+	keys   SigningKeys
 	data   *seal.PublicKey
 	run    *operation.Run
 }
@@ -161,16 +168,21 @@ func (a *repair) mend(ctx context.Context, srv server.Server) ([]Finding, error)
 	if len(found) == 0 {
 		return nil, nil
 	}
-	// Before this run takes connections of its own: fences take theirs.
+	// Before this run takes connections of its own: fences take theirs, and so do keys.
 	if slices.ContainsFunc(found, ofFence) {
 		if err := a.fences.Mend(ctx, a.run); err != nil {
+			return nil, err
+		}
+	}
+	if slices.ContainsFunc(found, ofSigningKey) {
+		if err := a.keys.ReplaceKey(ctx, a.run); err != nil {
 			return nil, err
 		}
 	}
 	work := tenantdb.On(a.look.servers, srv.ID, a.run)
 	defer work.Close()
 	for _, f := range found {
-		if ofFence(f) {
+		if ofFence(f) || ofSigningKey(f) {
 			continue
 		}
 		if err := a.apply(ctx, work, f, &c); err != nil {
@@ -184,6 +196,10 @@ func (a *repair) mend(ctx context.Context, srv server.Server) ([]Finding, error)
 func ofFence(f Finding) bool {
 	return slices.Contains([]string{codeFenceMissing, codeFenceLeft, codeNoLogin, codeRoleLimit, codeMembershipMissing}, f.Code)
 }
+
+// ofSigningKey tells whether the tenant needs another signing key: nobody can bring back
+// the private half of the one that it had.
+func ofSigningKey(f Finding) bool { return f.Code == codeSigningKey }
 
 // apply mends one finding.
 func (a *repair) apply(ctx context.Context, work *tenantdb.Work, f Finding, c *comparison) error {

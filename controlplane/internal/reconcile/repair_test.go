@@ -41,6 +41,12 @@ func (f *fleet) record(t *testing.T, sql string, id uuid.UUID) {
 	}
 }
 
+// signs are the keys that nodes are told of.
+func (f *fleet) signs(t *testing.T, id uuid.UUID) []string {
+	t.Helper()
+	return one[[]string](t, f, "SELECT array_agg(k ->> 'kid') FROM control.routes r JOIN control.tenants t ON t.id = r.tenant_id, jsonb_array_elements(t.signing_keys) k WHERE t.id = '"+id.String()+"'")
+}
+
 func TestWhatIsProvablyOursIsMended(t *testing.T) {
 	t.Parallel()
 	for _, version := range testdb.Versions {
@@ -62,6 +68,20 @@ func TestWhatIsProvablyOursIsMended(t *testing.T) {
 				}
 				if report := f.look(t); len(report.Findings) != 0 {
 					t.Errorf("%s: %+v", spoil, report.Findings)
+				}
+			}
+			// A signing key that is gone is replaced by another one, with which nodes sign.
+			for _, spoil := range []string{"DELETE FROM ouvira.signing_keys", "UPDATE ouvira.signing_keys SET private_sealed = ''"} {
+				before := f.signs(t, f.a)
+				f.exec(t, a, spoil)
+				if n := f.repair(t); n != 1 {
+					t.Errorf("%s: %d tenants are mended", spoil, n)
+				}
+				if report := f.look(t); len(report.Findings) != 0 {
+					t.Errorf("%s: %+v", spoil, report.Findings)
+				}
+				if after := f.signs(t, f.a); len(after) != 1 || after[0] == before[0] {
+					t.Errorf("%s: the keys %v are now %v", spoil, before, after)
 				}
 			}
 			// All at once, of both tenants; and what the control database says of a version.

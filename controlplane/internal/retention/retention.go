@@ -47,6 +47,11 @@ var rules = []rule{
 			WHERE updated_at < now() - $1::interval AND status IN ('expired', 'rejected', 'failed') AND tenant_id IS NULL
 			LIMIT $2 FOR UPDATE SKIP LOCKED)`},
 	{"processes", KeepMembers, "DELETE FROM control.members WHERE id IN (SELECT id FROM control.members WHERE last_seen_at < now() - $1::interval LIMIT $2 FOR UPDATE SKIP LOCKED)"},
+	{"keys of processes", KeepMembers, `
+		DELETE FROM control.key_rings WHERE member_id IN (
+			SELECT k.member_id FROM control.key_rings k
+			WHERE k.changed_at < now() - $1::interval AND NOT EXISTS (SELECT FROM control.members m WHERE m.id = k.member_id)
+			LIMIT $2 FOR UPDATE SKIP LOCKED)`},
 	{"events", KeepEvents, `
 		DELETE FROM control.events WHERE id IN (
 			SELECT e.id FROM control.events e
@@ -105,7 +110,7 @@ func Tables() map[string]string {
 		"plans": fleet, "servers": fleet, "operators": fleet, "operator_factors": fleet, "operator_backup_codes": fleet, "operator_api_keys": fleet,
 		"webhook_endpoints": fleet, "backup_rules": fleet, "warm_targets": fleet,
 		"route_clock": replace, "share_history": replace, "reclaim_lease": replace, "warm_databases": replace, "usage_visits": replace,
-		"quota_breaches": replace, "served": replace, "sweeps": replace, "instances": replace, "shares": replace,
+		"quota_breaches": replace, "served": replace, "sweeps": replace, "instances": replace, "shares": replace, "database_looks": tenants,
 		"domains":              own + "those that were never proven after a week, those of purged tenants with them",
 		"operator_sessions":    own + "30 days after their end",
 		"operator_invitations": own + "after 90 days", "operator_password_resets": own + "after 30 days",

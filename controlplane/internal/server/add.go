@@ -284,7 +284,7 @@ func (s *Service) insert(ctx context.Context, tx pgx.Tx, in New, a address, f fa
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("make a server id: %w", err)
 	}
-	sealed, err := s.key.Seal([]byte(a.password), credentialContext(id))
+	sealed, err := s.key.Seal([]byte(a.password), CredentialContext(id))
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("seal the server's credential: %w", err)
 	}

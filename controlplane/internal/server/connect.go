@@ -182,5 +182,5 @@ func (a address) with(t Target, fn func(string) error) error {
 	return fn(u.String())
 }
 
-// credentialContext binds the sealed password to its server.
-func credentialContext(id uuid.UUID) []byte { return []byte("server-credential/" + id.String()) }
+// CredentialContext binds the sealed password to its server.
+func CredentialContext(id uuid.UUID) []byte { return []byte("server-credential/" + id.String()) }

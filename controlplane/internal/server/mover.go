@@ -36,7 +36,7 @@ func (s *Service) credentials(ctx context.Context, q pg.Querier, server Server) 
 		}
 		return string(password), nil
 	}
-	if known.provisioner, err = open(provisioner, credentialContext(server.ID)); err != nil {
+	if known.provisioner, err = open(provisioner, CredentialContext(server.ID)); err != nil {
 		return credentials{}, "", err
 	}
 	if mover != nil {

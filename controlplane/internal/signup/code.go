@@ -15,12 +15,34 @@ const codeDigits = 6
 // deriveCode computes the code of a sign-up's serial. It is the same each time
 // and stored nowhere: neither the database nor the job that mails it holds it.
 func deriveCode(key *seal.ControlKey, id uuid.UUID, serial int32) (string, error) {
-	raw, err := key.Derive(fmt.Appendf(nil, "signup-code/%s/%d", id, serial))
+	raw, err := key.Derive(codeContext(id, serial))
 	if err != nil {
 		return "", fmt.Errorf("derive the code: %w", err)
 	}
-	// 64 bits over a million: the bias is far below what five guesses could use.
-	return fmt.Sprintf("%06d", binary.BigEndian.Uint64(raw)%1_000_000), nil
+	return codeOf(raw), nil
+}
+
+// isRight compares with the code that any key of the file derives: one that was mailed
+// before the keys were rotated is as good.
+func isRight(key *seal.ControlKey, id uuid.UUID, serial int32, code string) (bool, error) {
+	derived, err := key.Derivations(codeContext(id, serial))
+	if err != nil {
+		return false, fmt.Errorf("derive the code: %w", err)
+	}
+	right := false
+	for _, raw := range derived {
+		right = sameCode(code, codeOf(raw)) || right
+	}
+	return right, nil
+}
+
+func codeContext(id uuid.UUID, serial int32) []byte {
+	return fmt.Appendf(nil, "signup-code/%s/%d", id, serial)
+}
+
+// codeOf takes 64 bits over a million: the bias is far below what five guesses could use.
+func codeOf(derived []byte) string {
+	return fmt.Sprintf("%06d", binary.BigEndian.Uint64(derived)%1_000_000)
 }
 
 func isCode(s string) bool {

@@ -84,7 +84,8 @@ SELECT t.id FROM control.tenants t JOIN control.routes r ON r.tenant_id = t.id A
 WHERE t.plan_id = @plan_id ORDER BY t.id;
 
 -- name: OwnerOfOperation :one
-SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email
+SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email,
+       COALESCE(o.params ->> 'link_key', '0')::bigint AS link_key
 FROM control.operations o
 JOIN control.tenants t ON t.id = o.tenant_id
 WHERE o.id = @operation_id AND t.status = 'active' AND o.params #>> '{owner,email}' IS NOT NULL;

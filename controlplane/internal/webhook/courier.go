@@ -207,7 +207,7 @@ func (c *Courier) attempt(ctx context.Context, d parcel) (status int, err error)
 	if err != nil {
 		return 0, err
 	}
-	secret, err := c.key.Unseal(d.Secret, secretContext(d.EndpointID))
+	secret, err := c.key.Unseal(d.Secret, SecretContext(d.EndpointID))
 	if err != nil {
 		return 0, fmt.Errorf("open the secret: %w", err)
 	}

@@ -96,7 +96,7 @@ func (s *Service) Create(ctx context.Context, actor *audit.Actor, n New) (Endpoi
 	}
 	secret := make([]byte, secretBytes)
 	_, _ = rand.Read(secret) // never fails
-	sealed, err := s.Key.Seal(secret, secretContext(w.ID))
+	sealed, err := s.Key.Seal(secret, SecretContext(w.ID))
 	if err != nil {
 		return Endpoint{}, "", fmt.Errorf("seal the secret of a webhook: %w", err)
 	}
@@ -121,8 +121,8 @@ func (s *Service) Create(ctx context.Context, actor *audit.Actor, n New) (Endpoi
 	return w, secretPrefix + base64.StdEncoding.EncodeToString(secret), err
 }
 
-// secretContext binds a sealed secret to its endpoint.
-func secretContext(id uuid.UUID) []byte { return []byte("webhook/" + id.String()) }
+// SecretContext binds a sealed secret to its endpoint.
+func SecretContext(id uuid.UUID) []byte { return []byte("webhook/" + id.String()) }
 
 // record writes what was done to an endpoint. Of the URL only where it leads: what
 // follows may be a secret.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"math"
 	"os"
 
 	"github.com/ouvira/ouvira/dataplane/internal/httpapi"
@@ -19,6 +21,10 @@ const usage = `usage: dataplane <command>
   serve           serve tenants
   keys generate   --data-key-file FILE --public-key-file FILE [--if-missing]
                   make the data plane's key, and the public half for the control plane
+  keys add|promote  --data-key-file FILE --public-key-file FILE
+                  put a new key into the files, which opens; let the newest one seal
+  keys remove     --data-key-file FILE --public-key-file FILE --key ID
+                  take a key out of the files
   verify-audit    prove the audit in a tenant's database, or in a restored dump of
                   one, against a head from outside (--help tells how)
   healthcheck     ask the node on this machine whether it is ready
@@ -46,7 +52,7 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 	case "--print-config":
 		return printConfig(environ, out)
 	case "keys":
-		return keys(args)
+		return keys(args, out)
 	case "verify-audit":
 		return verifyAudit(ctx, args, out)
 	case "healthcheck":
@@ -97,25 +103,53 @@ func printDocument(out io.Writer) error {
 	return write(out, string(document))
 }
 
-func keys(args []string) error {
-	if len(args) == 0 || args[0] != "generate" {
-		return errors.New("keys knows one command: generate")
+func keys(args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return errors.New("keys knows generate, add, promote and remove")
 	}
-	flags := flag.NewFlagSet("keys generate", flag.ContinueOnError)
-	secret := flags.String("data-key-file", "", "where to write the key (only nodes may read it)")
-	public := flags.String("public-key-file", "", "where to write its public half (for the control plane)")
-	ifMissing := flags.Bool("if-missing", false, "do nothing when both files are there (a container that runs at each start)")
+	command := args[0]
+	flags := flag.NewFlagSet("keys "+command, flag.ContinueOnError)
+	var files seal.KeyFiles
+	flags.StringVar(&files.Secret, "data-key-file", "", "where the key is (only nodes may read it)")
+	flags.StringVar(&files.Public, "public-key-file", "", "where its public half is (for the control plane)")
+	var ifMissing bool
+	var id uint
+	switch command {
+	case "generate":
+		flags.BoolVar(&ifMissing, "if-missing", false, "do nothing when both files are there (a container that runs at each start)")
+	case "remove":
+		flags.UintVar(&id, "key", 0, "id of the key, of which ouvira key list says that nothing needs it")
+	}
 	flags.SetOutput(io.Discard) // the error says it
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
-	if *secret == "" || *public == "" || flags.NArg() > 0 {
-		return errors.New("keys generate needs --data-key-file FILE and --public-key-file FILE, and nothing else")
+	if files.Secret == "" || files.Public == "" || flags.NArg() > 0 {
+		return fmt.Errorf("keys %s needs --data-key-file FILE and --public-key-file FILE", command)
 	}
-	if *ifMissing && exists(*secret) && exists(*public) {
-		return nil
+	switch command {
+	case "generate":
+		if ifMissing && exists(files.Secret) && exists(files.Public) {
+			return nil
+		}
+		return seal.GenerateDataKey(files.Secret, files.Public)
+	case "add":
+		return told(out, files.Add, "Now restart all nodes, one by one, with the new key file, and the control plane with the new public half.")
+	case "promote":
+		return told(out, files.Promote, "Now restart all nodes, and the processes of the control plane, one by one; then run ouvira key rotate data --wait.")
+	case "remove":
+		return files.Remove(uint32(min(id, math.MaxUint32))) //nolint:gosec // it fits
 	}
-	return seal.GenerateDataKey(*secret, *public)
+	return errors.New("keys knows generate, add, promote and remove")
+}
+
+// told does a step of a rotation, and tells the next one.
+func told(out io.Writer, step func() (uint32, error), next string) error {
+	id, err := step()
+	if err != nil {
+		return err
+	}
+	return write(out, fmt.Sprintf("key %d\n%s\n", id, next))
 }
 
 func exists(path string) bool {

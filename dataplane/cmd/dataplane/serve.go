@@ -92,11 +92,13 @@ func serve(ctx context.Context, environ []string, out io.Writer) error {
 	internal.Handle("GET /debug/tenants", busiestTenants(watch.load, s.TopTenants))
 	stopLeasing := leased.start(ctx, pools)
 	stopSealing := auditing.start(ctx)
+	stopResealing := newResealing(s.NodeID, log, routes, pools, key, users, auditing.control).start(ctx)
 	err = runNode(ctx, routes, drainer, httpserver.Options{
 		Logger: log, Addr: s.Listen, Handler: handler,
 		InternalAddr: s.InternalListen, Internal: internal, Draining: internal.Drain, Linger: s.Linger,
 	})
 	stopCounting()
+	stopResealing()
 	stopSealing()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

@@ -92,3 +92,14 @@ UPDATE public.users u SET failed_logins = 0, locked_until = NULL, last_login = n
 WHERE u.id = @id
 RETURNING u.id, u.account_uid, u.username, u.full_name, u.email, u.email_verified, u.primary_mobile, u.phone_verified,
           u.is_2fa_enabled, u.two_fa_type, u.date_joined, u.last_login, u.created_at, u.updated_at;
+
+-- name: FactorsUnderOtherKeys :many
+-- By what stands in front of each sealed secret: the id of its key.
+SELECT f.id, f.user_id, f.secret_sealed
+FROM public.two_factors f
+WHERE f.id > @after AND substring(f.secret_sealed FROM 1 FOR 5) <> @prefix::bytea
+ORDER BY f.id LIMIT @most;
+
+-- name: ResealFactor :exec
+-- Unless it was changed meanwhile.
+UPDATE public.two_factors f SET secret_sealed = @sealed WHERE f.id = @id AND f.secret_sealed = @before;

@@ -504,19 +504,20 @@ func (q *Queries) InsertSession(ctx context.Context, db DBTX, arg InsertSessionP
 }
 
 const invitationRecipient = `-- name: InvitationRecipient :one
-SELECT email, role FROM control.operator_invitations
+SELECT email, role, token_hash FROM control.operator_invitations
 WHERE id = $1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > now()
 `
 
 type InvitationRecipientRow struct {
-	Email string
-	Role  string
+	Email     string
+	Role      string
+	TokenHash []byte
 }
 
 func (q *Queries) InvitationRecipient(ctx context.Context, db DBTX, id uuid.UUID) (InvitationRecipientRow, error) {
 	row := db.QueryRow(ctx, invitationRecipient, id)
 	var i InvitationRecipientRow
-	err := row.Scan(&i.Email, &i.Role)
+	err := row.Scan(&i.Email, &i.Role, &i.TokenHash)
 	return i, err
 }
 
@@ -764,16 +765,21 @@ func (q *Queries) NoteSecondFactor(ctx context.Context, db DBTX, id uuid.UUID) e
 }
 
 const passwordResetRecipient = `-- name: PasswordResetRecipient :one
-SELECT o.email FROM control.operator_password_resets r
+SELECT o.email, r.token_hash FROM control.operator_password_resets r
 JOIN control.operators o ON o.id = r.operator_id AND o.is_active
 WHERE r.id = $1 AND r.used_at IS NULL AND r.expires_at > now()
 `
 
-func (q *Queries) PasswordResetRecipient(ctx context.Context, db DBTX, id uuid.UUID) (string, error) {
+type PasswordResetRecipientRow struct {
+	Email     string
+	TokenHash []byte
+}
+
+func (q *Queries) PasswordResetRecipient(ctx context.Context, db DBTX, id uuid.UUID) (PasswordResetRecipientRow, error) {
 	row := db.QueryRow(ctx, passwordResetRecipient, id)
-	var email string
-	err := row.Scan(&email)
-	return email, err
+	var i PasswordResetRecipientRow
+	err := row.Scan(&i.Email, &i.TokenHash)
+	return i, err
 }
 
 const putFactor = `-- name: PutFactor :execrows

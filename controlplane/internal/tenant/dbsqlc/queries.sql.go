@@ -301,7 +301,8 @@ func (q *Queries) MarkDeleted(ctx context.Context, db DBTX, id uuid.UUID) error 
 }
 
 const ownerOfOperation = `-- name: OwnerOfOperation :one
-SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email
+SELECT t.slug, COALESCE(t.settings ->> 'reset_url', '')::text AS reset_url, (o.params #>> '{owner,email}')::text AS email,
+       COALESCE(o.params ->> 'link_key', '0')::bigint AS link_key
 FROM control.operations o
 JOIN control.tenants t ON t.id = o.tenant_id
 WHERE o.id = $1 AND t.status = 'active' AND o.params #>> '{owner,email}' IS NOT NULL
@@ -311,12 +312,18 @@ type OwnerOfOperationRow struct {
 	Slug     string
 	ResetUrl string
 	Email    string
+	LinkKey  int64
 }
 
 func (q *Queries) OwnerOfOperation(ctx context.Context, db DBTX, operationID uuid.UUID) (OwnerOfOperationRow, error) {
 	row := db.QueryRow(ctx, ownerOfOperation, operationID)
 	var i OwnerOfOperationRow
-	err := row.Scan(&i.Slug, &i.ResetUrl, &i.Email)
+	err := row.Scan(
+		&i.Slug,
+		&i.ResetUrl,
+		&i.Email,
+		&i.LinkKey,
+	)
 	return i, err
 }
 

@@ -133,6 +133,46 @@ func (q *Queries) DropFactors(ctx context.Context, db DBTX, arg DropFactorsParam
 	return err
 }
 
+const factorsUnderOtherKeys = `-- name: FactorsUnderOtherKeys :many
+SELECT f.id, f.user_id, f.secret_sealed
+FROM public.two_factors f
+WHERE f.id > $1 AND substring(f.secret_sealed FROM 1 FOR 5) <> $2::bytea
+ORDER BY f.id LIMIT $3
+`
+
+type FactorsUnderOtherKeysParams struct {
+	After  int64
+	Prefix []byte
+	Most   int32
+}
+
+type FactorsUnderOtherKeysRow struct {
+	ID           int64
+	UserID       int64
+	SecretSealed []byte
+}
+
+// By what stands in front of each sealed secret: the id of its key.
+func (q *Queries) FactorsUnderOtherKeys(ctx context.Context, db DBTX, arg FactorsUnderOtherKeysParams) ([]FactorsUnderOtherKeysRow, error) {
+	rows, err := db.Query(ctx, factorsUnderOtherKeys, arg.After, arg.Prefix, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []FactorsUnderOtherKeysRow{}
+	for rows.Next() {
+		var i FactorsUnderOtherKeysRow
+		if err := rows.Scan(&i.ID, &i.UserID, &i.SecretSealed); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const findFactor = `-- name: FindFactor :one
 SELECT f.id, f.user_id, f.method, f.secret_sealed, f.mobile
 FROM public.two_factors f
@@ -283,6 +323,22 @@ type ReplaceBackupCodesParams struct {
 
 func (q *Queries) ReplaceBackupCodes(ctx context.Context, db DBTX, arg ReplaceBackupCodesParams) error {
 	_, err := db.Exec(ctx, replaceBackupCodes, arg.TwoFactorID, arg.CodeHashes)
+	return err
+}
+
+const resealFactor = `-- name: ResealFactor :exec
+UPDATE public.two_factors f SET secret_sealed = $1 WHERE f.id = $2 AND f.secret_sealed = $3
+`
+
+type ResealFactorParams struct {
+	Sealed []byte
+	ID     int64
+	Before []byte
+}
+
+// Unless it was changed meanwhile.
+func (q *Queries) ResealFactor(ctx context.Context, db DBTX, arg ResealFactorParams) error {
+	_, err := db.Exec(ctx, resealFactor, arg.Sealed, arg.ID, arg.Before)
 	return err
 }
 
