@@ -289,6 +289,9 @@ type page[T any] struct {
 
 // all follows a list to its end, or until it has limit items (0: no limit).
 func all[T any](ctx context.Context, c *client, path string, query url.Values, limit int) ([]T, error) {
+	if limit < 0 {
+		return nil, usageError{errors.New("--limit is a number of 1 or more, or 0 for all")}
+	}
 	query.Set("limit", "100")
 	var items []T
 	for {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -186,7 +187,10 @@ func (a *app) apikey() *cobra.Command {
 				return err
 			}
 			body := map[string]any{"name": args[0], "scopes": scopes}
-			if days > 0 {
+			if cmd.Flags().Changed("days") {
+				if days < 1 {
+					return usageError{errors.New("--days is a number of 1 to 365")}
+				}
 				body["expires_at"] = time.Now().Add(time.Duration(days) * 24 * time.Hour).UTC().Format(time.RFC3339)
 			}
 			var made apiKey

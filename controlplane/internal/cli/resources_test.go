@@ -160,7 +160,7 @@ func TestUsageCommand(t *testing.T) {
 	p := newPerson(t)
 	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
 	code, out, errOut := p.run(t, "", "tenant", "usage", "acme", "--from", "2027-01-31", "--by", "day")
-	if code != cli.ExitOK || !strings.Contains(out, "10.0 MB") || !strings.Contains(out, "2027-01-31") {
+	if code != cli.ExitOK || !strings.Contains(out, "10.0 MiB") || !strings.Contains(out, "2027-01-31") {
 		t.Errorf("exit %d: %s %s", code, out, errOut)
 	}
 }
