@@ -179,7 +179,7 @@ func report(w io.Writer, err error) {
 			fmt.Fprintf(w, "  %s: %s\n", f.Field, f.Message)
 		}
 	}
-	if answer.Status == http.StatusUnauthorized {
+	if answer.Status == http.StatusUnauthorized || answer.Problem.Code == "fresh_login_required" {
 		fmt.Fprintln(w, "  sign in: ouvira login --email ADDRESS")
 	}
 	if answer.Status >= 500 && answer.Problem.RequestID != "" {
