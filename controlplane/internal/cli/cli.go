@@ -68,7 +68,8 @@ func Run(ctx context.Context, args []string, p Process) int {
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
 	root.SetFlagErrorFunc(wrongFlag)
 	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.signup(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
-		a.operation(), a.webhook(), a.doctor(), a.version())
+		a.operation(), a.webhook(), a.audit(), a.doctor(), a.version())
+	exemplify(root)
 	a.completions(root)
 	refuseStrangers(root)
 	root.SetArgs(args)
