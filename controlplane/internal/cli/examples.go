@@ -8,7 +8,7 @@ import (
 
 // examples of the commands, by what comes after `ouvira`: one for each that takes more
 // than its name. A test runs their words through the command line.
-var examples = map[string]string{
+var examples = map[string]string{ //nolint:gosec // names of flags, no credentials
 	"login":                    "--email ada@ouvira.example",
 	"2fa confirm":              "123456",
 	"2fa disable":              "--otp 123456",

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ func subcommands(help string) (names []string) {
 		return nil
 	}
 	list, _, _ = strings.Cut(list, "\n\n")
-	for _, line := range strings.Split(list, "\n") {
+	for line := range strings.SplitSeq(list, "\n") {
 		if fields := strings.Fields(line); len(fields) > 0 && fields[0] != "help" && fields[0] != "completion" {
 			names = append(names, fields[0])
 		}
@@ -38,7 +39,7 @@ func TestHelpHasExamplesThatWork(t *testing.T) {
 		_, help, _ := p.run(t, "", append(path, "--help")...)
 		below := subcommands(help)
 		for _, name := range below {
-			commands += visit(append(path[:len(path):len(path)], name))
+			commands += visit(append(slices.Clip(path), name))
 		}
 		if len(below) > 0 || len(path) == 0 {
 			return commands

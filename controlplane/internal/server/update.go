@@ -30,23 +30,29 @@ type Address struct {
 	Port int
 }
 
+// check refuses values that no server can have.
+func (p Patch) check() error {
+	for field, size := range map[string]*int{"capacity.databases": p.Databases, "capacity.connections": p.Connections} {
+		if size != nil && *size < 1 {
+			return fault.Invalid("The server cannot be changed: a capacity is at least 1.").OnField(field, "too_small", "Use 1 or more.")
+		}
+	}
+	if p.StorageMB != nil && *p.StorageMB < 0 {
+		return fault.Invalid("The server cannot be changed: its storage is 0 or more megabytes.").OnField("capacity.storage_mb", "too_small", "Use 0 or more.")
+	}
+	if p.Status == nil {
+		return nil
+	}
+	return checkStatus(*p.Status)
+}
+
 // Update changes a server and publishes it. A new address must lead to the same
 // Postgres server, or to the replica that has taken its place: it has the same
 // system identifier and lets the provisioner in. also runs in the transaction
 // (audit). Errors: fault.NotFound, fault.Invalid naming the field.
 func (s *Service) Update(ctx context.Context, id uuid.UUID, p Patch, also func(tx pgx.Tx, s Server) error) (Server, error) {
-	if p.Status != nil {
-		if err := checkStatus(*p.Status); err != nil {
-			return Server{}, err
-		}
-	}
-	for field, size := range map[string]*int{"capacity.databases": p.Databases, "capacity.connections": p.Connections} {
-		if size != nil && *size < 1 {
-			return Server{}, fault.Invalid("The server cannot be changed: a capacity is at least 1.").OnField(field, "too_small", "Use 1 or more.")
-		}
-	}
-	if p.StorageMB != nil && *p.StorageMB < 0 {
-		return Server{}, fault.Invalid("The server cannot be changed: its storage is 0 or more megabytes.").OnField("capacity.storage_mb", "too_small", "Use 0 or more.")
+	if err := p.check(); err != nil {
+		return Server{}, err
 	}
 	tried, err := s.known(ctx, s.db, id)
 	if err != nil {
