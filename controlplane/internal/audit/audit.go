@@ -142,3 +142,20 @@ func List(ctx context.Context, q pg.Querier, f Filter) ([]Row, error) {
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Row])
 }
+
+// Last is the newest of the entries of a tenant that have one of the actions; nil when
+// there is none.
+func Last(ctx context.Context, q pg.Querier, tenant uuid.UUID, actions ...string) (*Row, error) {
+	rows, err := q.Query(ctx, `
+		SELECT id, actor_kind, actor_id, actor_name, action, entity_type, entity_id, tenant_id,
+		       detail, ip_address, request_id, created_at
+		FROM control.audit_log WHERE tenant_id = $1 AND action = ANY ($2) ORDER BY id DESC LIMIT 1`, tenant, actions)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit log: %w", err)
+	}
+	row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Row])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return row, err
+}

@@ -163,10 +163,19 @@ func TestRestoreInPlace(t *testing.T) {
 	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.retired_databases SET drop_at = now()"); err != nil {
 		t.Fatal(err)
 	}
+	// One that is due for longer, on a server that cannot be used, keeps no other waiting.
+	w.exec(t, `INSERT INTO control.servers
+		SELECT (jsonb_populate_record(s, jsonb_build_object('id', gen_random_uuid(), 'name', 'away', 'system_identifier', 1, 'port', 1))).* FROM control.servers s LIMIT 1`)
+	w.exec(t, `INSERT INTO control.retired_databases (tenant_id, incarnation, server_id, database_name, drop_at)
+		SELECT $1, 99, id, 'ov_away', now() - interval '1 day' FROM control.servers WHERE name = 'away'`, acme)
+	if err := w.backups.Sweep(t.Context()); err == nil {
+		t.Error("nobody hears that a server could not be asked")
+	}
+	counts(t, w.admin, exists, 0)
+	w.exec(t, "DELETE FROM control.retired_databases WHERE incarnation = 99")
 	if err := w.backups.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	counts(t, w.admin, exists, 0)
 	w.checkReplaced(t, acme, before)
 }
 

@@ -88,45 +88,48 @@ func (s *Service) Sweep(ctx context.Context) error {
 	return errors.Join(err, s.expire(ctx), s.strays(ctx))
 }
 
+// expireBatch is how many backups are taken off the list at once: which they are is
+// looked up among all that there are.
+const expireBatch = 500
+
 // expire removes backups. Of a tenant that lives the newest stays, however old; of one
 // that is deleted all stay, until it is purged; what an operation works with stays.
 func (s *Service) expire(ctx context.Context) error {
 	for {
-		object, err := pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (string, error) {
-			var id uuid.UUID
-			var object string
-			err := tx.QueryRow(ctx, `
-				WITH ranked AS (
-					SELECT b.id, b.reason, b.created_at, t.status, r.keep, r.keep_days,
-					       b.reason = ANY ($1) AS transient,
-					       row_number() OVER (PARTITION BY b.tenant_id, b.reason = ANY ($1) ORDER BY b.id DESC) AS n
-					FROM control.backups b
-					JOIN control.tenants t ON t.id = b.tenant_id
-					JOIN control.backup_rules_in_force r ON r.plan_id = t.plan_id
-					WHERE b.status = 'complete')
-				SELECT b.id, b.object FROM control.backups b JOIN ranked r ON r.id = b.id
+		// The row first: a backup that counts is there.
+		rows, err := s.db.Query(ctx, `
+			WITH ranked AS (
+				SELECT b.id, b.reason, b.created_at, t.status, r.keep, r.keep_days,
+				       b.reason = ANY ($1) AS transient,
+				       row_number() OVER (PARTITION BY b.tenant_id, b.reason = ANY ($1) ORDER BY b.id DESC) AS n
+				FROM control.backups b
+				JOIN control.tenants t ON t.id = b.tenant_id
+				JOIN control.backup_rules_in_force r ON r.plan_id = t.plan_id
+				WHERE b.status = 'complete')
+			UPDATE control.backups SET status = 'removed', removed_at = now() WHERE id IN (
+				SELECT b.id FROM control.backups b JOIN ranked r ON r.id = b.id
 				WHERE b.status = 'complete' AND r.status <> 'deleted'
 				  AND CASE WHEN r.transient THEN r.created_at < now() - $2::interval
 				           ELSE r.n > r.keep
 				             OR r.created_at < now() - make_interval(days => r.keep_days) AND (r.n > 1 OR r.status = 'purged') END
 				  AND NOT EXISTS (SELECT FROM control.operations o
 				                  WHERE o.status IN ('queued', 'running') AND (o.id = b.operation_id OR o.params ->> 'backup_id' = b.id::text))
-				ORDER BY b.id LIMIT 1 FOR UPDATE OF b SKIP LOCKED`,
-				[]string{ReasonClone, ReasonExport, ReasonImport}, transient).Scan(&id, &object)
-			if errors.Is(err, pgx.ErrNoRows) {
-				return "", nil
-			}
-			if err != nil {
-				return "", fmt.Errorf("look for backups to remove: %w", err)
-			}
-			// The row first: a backup that counts is there.
-			_, err = tx.Exec(ctx, "UPDATE control.backups SET status = 'removed', removed_at = now() WHERE id = $1", id)
-			return object, err
-		})
-		if err != nil || object == "" {
-			return err
+				ORDER BY b.id LIMIT $3 FOR UPDATE OF b SKIP LOCKED)
+			RETURNING object`,
+			[]string{ReasonClone, ReasonExport, ReasonImport}, transient, expireBatch)
+		if err != nil {
+			return fmt.Errorf("look for backups to remove: %w", err)
 		}
-		s.discard(ctx, object)
+		objects, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("look for backups to remove: %w", err)
+		}
+		for _, object := range objects {
+			s.discard(ctx, object)
+		}
+		if len(objects) < expireBatch {
+			return nil
+		}
 	}
 }
 
@@ -177,31 +180,54 @@ func trimmed(names []string) []string {
 	return out
 }
 
-// dropRetired drops databases whose time is up, one at a time.
+// dropPatience bounds the drop of one database, the wait for a connection included.
+const dropPatience = 5 * time.Minute
+
+// dropRetired drops databases whose time is up, one at a time. A server on which one
+// cannot be dropped is left alone for this time: the others do not wait for it.
 func (s *Service) dropRetired(ctx context.Context) error {
-	for {
-		more, err := pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (bool, error) {
-			var d tenantdb.Database
-			var server uuid.UUID
-			err := tx.QueryRow(ctx, `
-				SELECT tenant_id, incarnation, server_id FROM control.retired_databases
-				WHERE dropped_at IS NULL AND drop_at <= now() ORDER BY drop_at LIMIT 1 FOR UPDATE SKIP LOCKED`).Scan(&d.Tenant, &d.Incarnation, &server)
-			if errors.Is(err, pgx.ErrNoRows) {
-				return false, nil
-			}
-			if err != nil {
-				return false, fmt.Errorf("look for databases to drop: %w", err)
-			}
-			work := tenantdb.On(s.servers, server, nil)
-			defer work.Close()
-			if err := work.Drop(ctx, d); err != nil {
-				return false, fmt.Errorf("drop a database that was replaced: %w", err)
-			}
-			_, err = tx.Exec(ctx, "UPDATE control.retired_databases SET dropped_at = now() WHERE tenant_id = $1 AND incarnation = $2", d.Tenant, d.Incarnation)
-			return true, err
-		})
-		if err != nil || !more {
-			return err
+	var failed error
+	for away := []uuid.UUID{}; ; {
+		server, err := s.dropOne(ctx, away)
+		switch {
+		case ctx.Err() != nil:
+			return errors.Join(failed, err)
+		case err == nil && server == uuid.Nil:
+			return failed
+		case err == nil:
+			continue
+		case server == uuid.Nil: // the control database
+			return errors.Join(failed, err)
 		}
+		failed = errors.Join(failed, err)
+		away = append(away, server)
 	}
+}
+
+// dropOne drops a database that is due and on none of the servers that are away. It tells
+// the server; uuid.Nil when there is none.
+func (s *Service) dropOne(ctx context.Context, away []uuid.UUID) (server uuid.UUID, err error) {
+	err = pg.InTx(ctx, s.db, func(tx pgx.Tx) error {
+		var d tenantdb.Database
+		err := tx.QueryRow(ctx, `
+			SELECT tenant_id, incarnation, server_id FROM control.retired_databases
+			WHERE dropped_at IS NULL AND drop_at <= now() AND server_id <> ALL ($1) ORDER BY drop_at LIMIT 1 FOR UPDATE SKIP LOCKED`, away).
+			Scan(&d.Tenant, &d.Incarnation, &server)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look for databases to drop: %w", err)
+		}
+		work := tenantdb.On(s.servers, server, nil)
+		defer work.Close()
+		bounded, cancel := context.WithTimeout(ctx, dropPatience)
+		defer cancel()
+		if err := work.Drop(bounded, d); err != nil {
+			return fmt.Errorf("drop a database that was replaced: %w", err)
+		}
+		_, err = tx.Exec(ctx, "UPDATE control.retired_databases SET dropped_at = now() WHERE tenant_id = $1 AND incarnation = $2", d.Tenant, d.Incarnation)
+		return err
+	})
+	return server, err
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -102,17 +103,40 @@ func (a *app) backupRules() *cobra.Command {
 }
 
 func (a *app) backupRule() *cobra.Command {
-	var every, keep, days int
+	var changed backupRule
 	c := &cobra.Command{
 		Use: "rule PLAN", Short: "Change how often tenants of a plan are backed up", Args: cobra.ExactArgs(1),
+		Long: "Changes how often tenants of a plan are backed up, and how long that is kept: what is given, and\nleaves the rest as it is.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			var rules struct {
+				Items []backupRule `json:"items"`
+			}
+			if err := client.call(cmd.Context(), http.MethodGet, "/v1/backup-rules", nil, &rules); err != nil {
+				return err
+			}
+			at := slices.IndexFunc(rules.Items, func(r backupRule) bool { return r.Plan == args[0] })
+			if at < 0 {
+				return notFoundError{errors.New("there is no such plan; see: ouvira plan list")}
+			}
+			now := rules.Items[at]
+			for flag, value := range map[string]struct{ now, changed *int }{
+				"every-hours": {&now.IntervalHours, &changed.IntervalHours}, "keep": {&now.Keep, &changed.Keep}, "keep-days": {&now.KeepDays, &changed.KeepDays},
+			} {
+				if cmd.Flags().Changed(flag) {
+					*value.now = *value.changed
+				}
+			}
 			return a.printRules(cmd.Context(), http.MethodPut, "/v1/backup-rules/"+url.PathEscape(args[0]),
-				map[string]int{"interval_hours": every, "keep": keep, "keep_days": days})
+				map[string]int{"interval_hours": now.IntervalHours, "keep": now.Keep, "keep_days": now.KeepDays})
 		},
 	}
-	c.Flags().IntVar(&every, "every-hours", 24, "hours from one to the next; 0 takes none")
-	c.Flags().IntVar(&keep, "keep", 14, "how many of a tenant are kept at most")
-	c.Flags().IntVar(&days, "keep-days", 30, "how long one is kept at most; the last one is kept for longer")
+	c.Flags().IntVar(&changed.IntervalHours, "every-hours", 0, "hours from one to the next; 0 takes none")
+	c.Flags().IntVar(&changed.Keep, "keep", 0, "how many of a tenant are kept at most")
+	c.Flags().IntVar(&changed.KeepDays, "keep-days", 0, "how long one is kept at most; the last one is kept for longer")
 	return c
 }
 
@@ -280,7 +304,7 @@ func (a *app) tenantExport() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := unused(file); err != nil { // before a backup is taken for it
+			if err := writable(file); err != nil { // before a backup is taken for it
 				return err
 			}
 			if id == "" {
@@ -318,6 +342,18 @@ func unused(file string) error {
 		return fmt.Errorf("the file %s exists already and is kept", file)
 	}
 	return nil
+}
+
+// writable tells of a file that cannot be made, by making one beside it.
+func writable(file string) error {
+	if err := unused(file); err != nil {
+		return err
+	}
+	probe, err := os.CreateTemp(filepath.Dir(file), ".ouvira-export-*")
+	if err != nil {
+		return fmt.Errorf("write the archive: %w", err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // download writes an answer to a new file, which is there when all of it is.

@@ -88,7 +88,7 @@ func TestBackupCommands(t *testing.T) {
 	}{
 		{[]string{"backup", "list", "acme"}, "GET /v1/tenants/acme/backups?limit=100", "2.0 KiB"},
 		{[]string{"backup", "rules"}, "GET /v1/backup-rules", "standard"},
-		{[]string{"backup", "rule", "standard", "--every-hours", "6", "--keep", "3"}, `PUT /v1/backup-rules/standard {"interval_hours":6,"keep":3,"keep_days":30}`, "standard"},
+		{[]string{"backup", "rule", "standard", "--every-hours", "12"}, `PUT /v1/backup-rules/standard {"interval_hours":12,"keep":3,"keep_days":30}`, "standard"},
 		{[]string{"tenant", "backup", "acme", "--wait"}, "POST /v1/tenants/acme/backup", "b-1"},
 		{[]string{"tenant", "backup", "acme"}, "POST /v1/tenants/acme/backup", "op-1"},
 		{[]string{"tenant", "restore", "acme", "--backup", "in-place", "--wait"}, `POST /v1/tenants/acme/restore {"backup_id":"in-place"}`, "op-1"},

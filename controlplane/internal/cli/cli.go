@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -40,7 +41,8 @@ Where to go:  OUVIRA_URL (default http://localhost:8080)
 Who you are:  ouvira login, or an access token in OUVIRA_TOKEN
 Exit codes:   0 done · 1 failed · 2 wrong command line · 3 not found
               4 conflict with the state of things · 5 not signed in or not allowed
-              130 interrupted: an operation that was waited for goes on`
+              130 interrupted: an operation that was waited for goes on
+Times:        of this machine's zone in tables, UTC in JSON and YAML`
 
 // Process is what a command line touches of the process, so that tests can bring their own.
 type Process struct {
@@ -64,11 +66,10 @@ func Run(ctx context.Context, args []string, p Process) int {
 	}
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, wide, json or yaml")
 	root.PersistentFlags().StringVar(&a.url, "url", "", "address of the control plane (default $OUVIRA_URL)")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w\n  see: %s --help", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(wrongFlag)
 	root.AddCommand(a.login(), a.logout(), a.secondFactor(), a.operator(), a.apikey(), a.support(), a.tenant(), a.signup(), a.server(), a.pool(), a.domain(), a.plan(), a.backup(),
-		a.operation(), a.webhook(), a.key(), a.doctor(), a.version())
+		a.operation(), a.webhook(), a.audit(), a.key(), a.doctor(), a.version())
+	exemplify(root)
 	a.completions(root)
 	refuseStrangers(root)
 	root.SetArgs(args)
@@ -120,8 +121,11 @@ func refuseStrangers(c *cobra.Command) {
 		switch {
 		case check != nil:
 			err = check(cmd, args)
-		case cmd.HasSubCommands():
-			err = cobra.NoArgs(cmd, args)
+		case cmd.HasSubCommands() && len(args) > 0:
+			err = unknownCommand(cmd, args[0])
+		}
+		if err == nil {
+			err = spoken(cmd, args)
 		}
 		if err == nil { // cobra would look later, and call it a failure
 			err = cmd.ValidateRequiredFlags()
@@ -162,17 +166,21 @@ func exitCode(err error) int {
 
 // report prints an error with what the API said about single fields.
 func report(w io.Writer, err error) {
-	fmt.Fprintln(w, "ouvira:", err)
 	var answer *apiError
 	if !errors.As(err, &answer) {
+		fmt.Fprintln(w, "ouvira:", err)
 		return
 	}
+	if answer.Problem.Code == "unauthenticated" { // the API says it to programs
+		err = errors.New("you are not signed in, or the login has ended")
+	}
+	fmt.Fprintln(w, "ouvira:", err)
 	for _, f := range answer.Problem.Errors {
-		if f.Field != "" && f.Message != answer.Problem.Detail {
+		if f.Field != "" && !strings.Contains(strings.ToLower(answer.Problem.Detail), strings.ToLower(f.Message)) {
 			fmt.Fprintf(w, "  %s: %s\n", f.Field, f.Message)
 		}
 	}
-	if answer.Status == http.StatusUnauthorized {
+	if answer.Status == http.StatusUnauthorized || answer.Problem.Code == "fresh_login_required" {
 		fmt.Fprintln(w, "  sign in: ouvira login --email ADDRESS")
 	}
 	if answer.Status >= 500 && answer.Problem.RequestID != "" {
@@ -184,6 +192,9 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if a.format == "json" || a.format == "yaml" {
+				return a.document(map[string]string{"version": telemetry.Version()})
+			}
 			fmt.Fprintln(a.Out, "ouvira", telemetry.Version())
 			return nil
 		},

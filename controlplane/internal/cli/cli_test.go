@@ -340,6 +340,8 @@ func TestDoctorFixes(t *testing.T) {
 				t.Error("it looks before it has mended")
 			}
 			_, _ = w.Write([]byte(`{"findings":[],"servers":2,"tenants":3}`))
+		case "GET /v1/servers":
+			_, _ = w.Write([]byte(`{"items":[{"id":"s-1","name":"a","status":"active"}],"next_cursor":null}`))
 		default:
 			_, _ = w.Write([]byte(`{"items":[],"next_cursor":null}`))
 		}
@@ -350,23 +352,28 @@ func TestDoctorFixes(t *testing.T) {
 	}
 }
 
-// The doctor's exit code says whether tenants are affected.
+// The doctor's exit code says whether tenants are affected. It asks for one server after
+// the other, and for none that is offline.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	for severity, want := range map[string]int{"error": cli.ExitFailure, "warning": cli.ExitOK, "": cli.ExitOK} {
 		p := newPerson(t)
 		p.env["OUVIRA_URL"] = serve(t, func(w http.ResponseWriter, r *http.Request) {
 			switch {
+			case r.URL.Path == "/v1/servers":
+				_, _ = w.Write([]byte(`{"items":[{"id":"s-1","name":"a","status":"draining"},{"id":"s-2","name":"b","status":"offline"},{"id":"s-3","name":"c","status":"active"}],"next_cursor":null}`))
 			case r.URL.Path != "/v1/reconcile":
 				_, _ = w.Write([]byte(`{"items":[],"next_cursor":null}`))
-			case severity == "":
-				_, _ = w.Write([]byte(`{"findings":[],"servers":2,"tenants":3}`))
+			case r.URL.Query().Get("server") == "s-2":
+				t.Error("asked for a server that is offline")
+			case severity == "" || r.URL.Query().Get("server") != "s-3":
+				_, _ = w.Write([]byte(`{"findings":[],"servers":1,"tenants":1}`))
 			default:
-				fmt.Fprintf(w, `{"findings":[{"severity":%q,"message":"A database is missing.","action":"Restore it."}],"servers":2,"tenants":3}`, severity)
+				fmt.Fprintf(w, `{"findings":[{"severity":%q,"message":"A database is missing.","action":"Restore it."}],"servers":1,"tenants":2}`, severity)
 			}
 		})
 		code, out, errOut := p.run(t, "", "doctor")
-		if code != want || !strings.Contains(errOut, "2 servers, 3 tenants") {
+		if code != want || !strings.Contains(errOut, map[bool]string{true: "2 servers, 2 tenants", false: "2 servers, 3 tenants"}[severity == ""]) {
 			t.Errorf("%q: exit %d: %s", severity, code, errOut)
 		}
 		if !strings.Contains(out, "No active server has room") || (severity != "") != strings.Contains(out, "Restore it.") {

@@ -136,6 +136,13 @@ const (
 	tryPause = time.Second
 )
 
+// patient is the client for what may take long. Ctrl-C ends it.
+func (c *client) patient() *client {
+	calm := *c
+	calm.http = &http.Client{CheckRedirect: noRedirect} // without a timeout of the whole
+	return &calm
+}
+
 // insist sends a request that has a key again when its answer was lost, or the control
 // plane says that it could not do it just now: under the same key it is done once.
 func (c *client) insist(ctx context.Context, method, path, key string, body any) ([]byte, error) {
@@ -226,8 +233,7 @@ func (c *client) long(ctx context.Context, method, path string, in io.Reader) (*
 		r.ContentLength = -1
 		r.Header.Set("Content-Type", "application/x-tar")
 	}
-	patient := &http.Client{CheckRedirect: noRedirect} // without a timeout of the whole
-	answer, err := patient.Do(r)
+	answer, err := c.patient().http.Do(r)
 	if err != nil {
 		return nil, unreachable(c.base, err)
 	}
@@ -267,6 +273,10 @@ type silent struct {
 }
 
 func (e *silent) Error() string {
+	var network *net.OpError
+	if slow, ok := errors.AsType[*url.Error](e.cause); ok && slow.Timeout() && (!errors.As(e.cause, &network) || network.Op != "dial") {
+		return "the control plane at " + e.base + " has not answered in time: what was asked for may have been done; look before you ask again"
+	}
 	return "the control plane does not answer at " + e.base + ": is it running, and is OUVIRA_URL right?"
 }
 
@@ -289,6 +299,9 @@ type page[T any] struct {
 
 // all follows a list to its end, or until it has limit items (0: no limit).
 func all[T any](ctx context.Context, c *client, path string, query url.Values, limit int) ([]T, error) {
+	if limit < 0 {
+		return nil, usageError{errors.New("--limit is a number of 1 or more, or 0 for all")}
+	}
 	query.Set("limit", "100")
 	var items []T
 	for {

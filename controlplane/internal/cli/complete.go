@@ -78,13 +78,14 @@ var argumentSources = map[string]source{
 
 // noSource are words for something that is not there yet, or that nobody but the
 // caller knows.
-var noSource = map[string]bool{"plan create CODE": true, "operator invite EMAIL": true, "domain add HOSTNAME": true, "2fa confirm CODE": true}
+var noSource = map[string]bool{"plan create CODE": true, "operator invite EMAIL": true, "operator uninvite EMAIL": true, "domain add HOSTNAME": true, "2fa confirm CODE": true}
 
 // flagSources are by the flag; where that has several meanings, with the group before it.
 var flagSources = map[string]source{
 	"output": fixed("table", "wide", "json", "yaml"), "server": completeServers, "plan": completePlans, "role": roles(),
 	"backup": completeBackups, "tls-mode": fixed("disable", "require", "verify-ca", "verify-full"), "sort": fixed("created_at", "-created_at", "slug", "-slug", "name", "-name"),
 	"by": fixed("day", "hour"), "over-quota": fixed("notify", "refuse"), "lapse": fixed("notify", "suspend"),
+	"tenant":           completeTenants,
 	"tenant status":    fixed("provisioning", "active", "suspended", "deleted", "purged", "failed"),
 	"signup status":    fixed("pending_verification", "pending_approval", "provisioning", "active", "failed", "expired", "rejected"),
 	"webhook status":   fixed("pending", "delivered", "dead"),

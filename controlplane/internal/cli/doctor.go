@@ -30,6 +30,35 @@ var findingColumns = []column[finding]{
 	{"code", true, func(f finding) string { return f.Code }},
 }
 
+// look at one server, or at several.
+type look struct {
+	Findings []finding `json:"findings"`
+	Servers  int       `json:"servers"`
+	Tenants  int       `json:"tenants"`
+}
+
+// eachServer does something for one server after the other, of those that are not
+// offline: a look visits every database, and one at all of them would take longer than a
+// proxy waits for an answer.
+func (a *app) eachServer(servers []server, do func(query string) error) error {
+	for i, s := range servers {
+		if s.Status == "offline" {
+			continue
+		}
+		if a.Terminal {
+			fmt.Fprintf(a.Err, "\r\x1b[K  looking at %s (%d of %d)", clean(s.Name), i+1, len(servers))
+		}
+		err := do("?server=" + url.QueryEscape(s.ID))
+		if a.Terminal {
+			fmt.Fprint(a.Err, "\r\x1b[K")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // errFindings ends the command with a failure after the table was shown.
 var errFindings = errors.New("the doctor found something that affects tenants")
 
@@ -46,24 +75,31 @@ func (a *app) doctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if fix {
-				if err := a.fix(cmd.Context(), client); err != nil {
-					return err
-				}
-			}
-			var report struct {
-				Findings []finding `json:"findings"`
-				Servers  int       `json:"servers"`
-				Tenants  int       `json:"tenants"`
-			}
-			if err := client.call(cmd.Context(), http.MethodGet, "/v1/reconcile", nil, &report); err != nil {
-				return err
-			}
-			more, err := a.examine(cmd.Context(), client)
+			servers, err := all[server](cmd.Context(), client, "/v1/servers", url.Values{}, 0)
 			if err != nil {
 				return err
 			}
-			report.Findings = append(more, report.Findings...)
+			if fix {
+				if err := a.fix(cmd.Context(), client, servers); err != nil {
+					return err
+				}
+			}
+			report := look{}
+			if report.Findings, err = a.examine(cmd.Context(), client, servers); err != nil {
+				return err
+			}
+			err = a.eachServer(servers, func(path string) error {
+				var part look
+				if err := client.patient().call(cmd.Context(), http.MethodGet, "/v1/reconcile"+path, nil, &part); err != nil {
+					return err
+				}
+				report.Findings = append(report.Findings, part.Findings...)
+				report.Servers, report.Tenants = report.Servers+part.Servers, report.Tenants+part.Tenants
+				return nil
+			})
+			if err != nil {
+				return err
+			}
 			fmt.Fprintf(a.Err, "%s, %s, %s\n", count(report.Servers, "server"), count(report.Tenants, "tenant"), count(len(report.Findings), "finding"))
 			if len(report.Findings) > 0 || a.format == "json" || a.format == "yaml" {
 				if err := printList(a, report.Findings, findingColumns); err != nil {
@@ -84,31 +120,33 @@ func (a *app) doctor() *cobra.Command {
 
 // fix has everything mended that can be, and waits for it. What fails is told by
 // the look that follows.
-func (a *app) fix(ctx context.Context, c *client) error {
-	var begun struct {
-		Operations []operation `json:"operations"`
-	}
-	if err := c.call(ctx, http.MethodPost, "/v1/reconcile/repair", nil, &begun); err != nil {
+func (a *app) fix(ctx context.Context, c *client, servers []server) error {
+	var begun []operation
+	err := a.eachServer(servers, func(query string) error {
+		var part struct {
+			Operations []operation `json:"operations"`
+		}
+		err := c.patient().call(ctx, http.MethodPost, "/v1/reconcile/repair"+query, nil, &part)
+		begun = append(begun, part.Operations...)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	failed := 0
-	for _, o := range begun.Operations {
+	for _, o := range begun {
 		if err := a.follow(ctx, c, o.ID); err != nil {
 			fmt.Fprintln(a.Err, "ouvira:", err)
 			failed++
 		}
 	}
-	fmt.Fprintf(a.Err, "%s mended\n", count(len(begun.Operations)-failed, "tenant"))
+	fmt.Fprintf(a.Err, "%s mended\n", count(len(begun)-failed, "tenant"))
 	return nil
 }
 
 // examine looks at what needs no look at the servers themselves.
-func (a *app) examine(ctx context.Context, c *client) ([]finding, error) {
+func (a *app) examine(ctx context.Context, c *client, servers []server) ([]finding, error) {
 	var findings []finding
-	servers, err := all[server](ctx, c, "/v1/servers", url.Values{}, 0)
-	if err != nil {
-		return nil, err
-	}
 	free := 0
 	for _, s := range servers {
 		if s.Status == "active" {

@@ -48,7 +48,7 @@ func (a *app) tenantRotate() *cobra.Command {
 		func(context.Context, *client, string) (any, error) {
 			switch {
 			case atOnce && !key:
-				return nil, errors.New("--at-once goes with --signing-key: a password is changed at once in any case")
+				return nil, usageError{errors.New("--at-once goes with --signing-key: a password is changed at once in any case")}
 			case key:
 				return map[string]any{"what": "signing-key", "at_once": atOnce}, nil
 			}
@@ -151,9 +151,12 @@ func (a *app) confirmed(ctx context.Context, c *client, name, slug, warning stri
 			return nil, err
 		}
 		fmt.Fprintf(a.Err, warning+"\nType its slug (%s) to go on: ", clean(t.Name), t.Slug)
-		line, _ := bufio.NewReader(a.In).ReadString('\n') // what was read so far is compared
+		line, err := bufio.NewReader(a.In).ReadString('\n') // what was read so far is compared
+		if err != nil {
+			fmt.Fprintln(a.Err) // nobody has ended the line
+		}
 		if slug = strings.TrimSpace(line); slug != t.Slug {
-			return nil, errors.New("that was not its slug; nothing was done")
+			return nil, errors.New("that was not its slug; nothing was done (a script gives it with --confirm)")
 		}
 	}
 	return map[string]string{"confirm_slug": slug}, nil

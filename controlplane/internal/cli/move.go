@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -157,23 +158,21 @@ func (a *app) serverPrepare() *cobra.Command {
 func (a *app) serverSet() *cobra.Command {
 	var status, region, address string
 	var databases, connections, storage int
-	c := a.serverCommand("set NAME|ID", "Change capacity, region, status or address of a server", func(ctx context.Context, client *client, name string) error {
+	var c *cobra.Command
+	said := func(flag string) bool { return c.Flags().Changed(flag) }
+	c = a.serverCommand("set NAME|ID", "Change capacity, region, status or address of a server", func(ctx context.Context, client *client, name string) error {
 		body := map[string]any{}
 		if status != "" {
 			body["status"] = status
 		}
-		if region != "" {
+		if said("region") {
 			body["region"] = region
 		}
 		capacity := map[string]int{}
-		if databases > 0 {
-			capacity["databases"] = databases
-		}
-		if connections > 0 {
-			capacity["connections"] = connections
-		}
-		if storage >= 0 {
-			capacity["storage_mb"] = storage
+		for flag, n := range map[string]int{"databases": databases, "connections": connections, "storage-mb": storage} {
+			if said(flag) {
+				capacity[strings.ReplaceAll(flag, "-", "_")] = n // one that is too small is refused with its name
+			}
 		}
 		if len(capacity) > 0 {
 			body["capacity"] = capacity
@@ -193,8 +192,9 @@ func (a *app) serverSet() *cobra.Command {
 	})
 	c.Flags().IntVar(&databases, "databases", 0, "how many tenants may live there")
 	c.Flags().IntVar(&connections, "connections", 0, "how many connections all processes together may hold")
-	c.Flags().IntVar(&storage, "storage-mb", -1, "how many megabytes all databases together may take (0: nothing is said any more)")
-	c.Flags().StringVar(&region, "region", "", "where it stands")
+	c.Flags().IntVar(&storage, "storage-mb", 0, "how many megabytes all databases together may take (0: nothing is said any more)")
+	c.Flags().StringVar(&region, "region", "", "where it stands; \"\" forgets it")
+	_ = c.Flags().SetAnnotation("region", mayBeEmpty, nil)
 	c.Flags().StringVar(&status, "status", "", "active, draining or offline")
 	c.Flags().StringVar(&address, "address", "", "host:port, after a failover")
 	return c

@@ -210,7 +210,7 @@ func (a *app) ended(ctx context.Context, c *client, id string) (operation, error
 	defer seen.end()
 	heard := time.Now()
 	for {
-		o, err := c.stream(ctx, id, seen.show)
+		o, err := c.stream(ctx, id, seen.show, func() { seen.note("nobody has taken it up yet: does a worker run?") })
 		if err != nil || !o.finished() { // broke, or the server is restarting; the call also renews the login
 			o, err = operation{}, c.call(ctx, http.MethodGet, operationPath(id), nil, &o)
 		}
@@ -249,8 +249,8 @@ func passes(err error) bool {
 }
 
 // stream reads the operation's events until the stream ends and gives the last
-// one.
-func (c *client) stream(ctx context.Context, id string, see func(operation)) (operation, error) {
+// one. quiet is called now and then while nothing happens to one that is queued.
+func (c *client) stream(ctx context.Context, id string, see func(operation), quiet func()) (operation, error) {
 	var last operation
 	r, err := c.request(ctx, http.MethodGet, operationPath(id)+"/events", nil)
 	if err != nil {
@@ -270,6 +270,9 @@ func (c *client) stream(ctx context.Context, id string, see func(operation)) (op
 	for lines.Scan() {
 		data, ok := strings.CutPrefix(lines.Text(), "data: ")
 		if !ok {
+			if strings.HasPrefix(lines.Text(), ":") && last.Status == "queued" && last.Error == nil {
+				quiet()
+			}
 			continue
 		}
 		last = operation{}

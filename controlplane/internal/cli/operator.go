@@ -33,7 +33,7 @@ func (a *app) operator() *cobra.Command {
 	group := &cobra.Command{Use: "operator", Short: "People who run the platform"}
 	group.AddCommand(a.operatorCreate(), a.operatorInvite(), a.operatorList(), a.operatorRole(),
 		a.operatorActive("deactivate", "End the sessions and keys of an operator, and let them sign in no more", false),
-		a.operatorActive("activate", "Let a deactivated operator sign in again", true))
+		a.operatorActive("activate", "Let a deactivated operator sign in again", true), a.operatorResetFactor(), a.operatorUninvite())
 	return group
 }
 

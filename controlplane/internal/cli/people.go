@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,8 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ouvira/ouvira/shared/problem"
 )
 
 // person is an operator as the API shows it.
@@ -128,27 +127,20 @@ func (a *app) operatorActive(use, short string, active bool) *cobra.Command {
 	}
 }
 
+var (
+	errNoOperator   = errors.New("there is no operator with this address")
+	errNoInvitation = errors.New("nobody with this address is invited; see: ouvira operator list --invited")
+)
+
 // changePerson finds an operator by address, or by id, and changes them.
 func (a *app) changePerson(ctx context.Context, name string, change map[string]any) error {
-	client, err := a.client()
-	if err != nil {
-		return err
-	}
-	list, err := all[person](ctx, client, "/v1/operators", url.Values{}, 0)
-	if err != nil {
-		return err
-	}
-	for _, o := range list {
-		if !strings.EqualFold(o.Email, name) && o.ID != name {
-			continue
-		}
+	return a.onPerson(ctx, name, func(client *client, o person) error {
 		var changed person
 		if err := client.call(ctx, http.MethodPatch, "/v1/operators/"+url.PathEscape(o.ID), change, &changed); err != nil {
 			return err
 		}
 		return printOne(a, changed, personColumns)
-	}
-	return &apiError{Status: http.StatusNotFound, Problem: problem.Problem{Detail: "There is no operator with this address."}}
+	})
 }
 
 // apiKey as the API shows it. The key itself is there when it was just made.
@@ -186,7 +178,10 @@ func (a *app) apikey() *cobra.Command {
 				return err
 			}
 			body := map[string]any{"name": args[0], "scopes": scopes}
-			if days > 0 {
+			if cmd.Flags().Changed("days") {
+				if days < 1 {
+					return usageError{errors.New("--days is a number of 1 to 365")}
+				}
 				body["expires_at"] = time.Now().Add(time.Duration(days) * 24 * time.Hour).UTC().Format(time.RFC3339)
 			}
 			var made apiKey

@@ -138,6 +138,13 @@ func TestPeopleKeysSupportAndWebhooks(t *testing.T) {
 		"test":       {[]string{"webhook", "test", "w"}, `POST /v1/webhooks/w/test `, `{"id":"d","type":"webhook.test","status":"pending"}`, []string{"webhook.test"}, 0},
 		"deliveries": {[]string{"webhook", "deliveries", "w", "--status", "dead"}, "", `{"items":[{"id":"d","type":"tenant.created","last_error":"answered 500","attempts":11}]}`, []string{"ATTEMPTS", "answered 500"}, 0},
 		"redeliver":  {[]string{"webhook", "redeliver", "d"}, `POST /v1/webhooks/deliveries/d/redeliver `, `{"id":"d","status":"pending"}`, []string{"pending"}, 0},
+		"reset 2fa":  {[]string{"operator", "reset-2fa", "grace@ouvira.test"}, `POST /v1/operators/2/reset-2fa `, "", nil, 0},
+		"uninvite":   {[]string{"operator", "uninvite", "Joe@ouvira.test"}, `DELETE /v1/operators/invitations/i `, `{"items":[{"id":"i","email":"joe@ouvira.test"}]}`, nil, 0},
+		"uninvited":  {[]string{"operator", "uninvite", "eve@ouvira.test"}, "", `{"items":[{"id":"i","email":"joe@ouvira.test"}]}`, nil, cli.ExitNotFound},
+		"disable":    {[]string{"webhook", "disable", "w"}, `PATCH /v1/webhooks/w {"active":false}`, `{"id":"w","status":"disabled"}`, []string{"disabled"}, 0},
+		"wake":       {[]string{"webhook", "activate", "w"}, `PATCH /v1/webhooks/w {"active":true}`, `{"id":"w","status":"active"}`, []string{"active"}, 0},
+		"audit":      {[]string{"audit", "list", "--limit", "5"}, "", `{"items":[{"id":7,"actor_name":"ada@ouvira.test","action":"tenant.suspend","entity_type":"tenant","entity_id":"t","detail":{"reason":"Unpaid."}}]}`, []string{"WHO", "ada@ouvira.test", "tenant.suspend", "Unpaid."}, 0},
+		"audit of":   {[]string{"audit", "list", "--tenant", "acme"}, "", `{"items":[{"id":7,"actor_kind":"worker","actor_id":"w-1","action":"tenant.purge","detail":{}}]}`, []string{"worker:w-1", "tenant.purge"}, 0},
 		"no reason":  {[]string{"support", "enter", "acme"}, "", "", nil, cli.ExitUsage},
 		"no scope":   {[]string{"apikey", "create", "ci"}, "", "", nil, cli.ExitUsage},
 	} {

@@ -152,6 +152,24 @@ func TestSignupCommands(t *testing.T) {
 	}
 }
 
+func TestTenantSettings(t *testing.T) {
+	t.Parallel()
+	r := &recorder{answers: map[string]string{"PATCH /v1/tenants/acme": `{"slug":"acme"}`}}
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
+	code, _, errOut := p.run(t, "", "tenant", "set", "acme", "--name", "Acme", "--setting", "require_2fa=true",
+		"--setting", "cors_origins=https://a.example,https://b.example", "--setting", "locale=")
+	want := `PATCH /v1/tenants/acme {"name":"Acme","settings":{"cors_origins":["https://a.example","https://b.example"],"locale":"","require_2fa":true}}`
+	if code != cli.ExitOK || r.last() != want {
+		t.Errorf("exit %d, asked %s: %s", code, r.last(), errOut)
+	}
+	for _, odd := range []string{"require_2fa=perhaps", "locale", "sandbox=true", "="} {
+		if code, _, errOut := p.run(t, "", "tenant", "set", "acme", "--setting", odd); code != cli.ExitUsage || !strings.Contains(errOut, "--setting") {
+			t.Errorf("%s: exit %d: %s", odd, code, errOut)
+		}
+	}
+}
+
 func TestUsageCommand(t *testing.T) {
 	t.Parallel()
 	r := &recorder{answers: map[string]string{
@@ -160,7 +178,7 @@ func TestUsageCommand(t *testing.T) {
 	p := newPerson(t)
 	p.env["OUVIRA_URL"] = serve(t, r.ServeHTTP)
 	code, out, errOut := p.run(t, "", "tenant", "usage", "acme", "--from", "2027-01-31", "--by", "day")
-	if code != cli.ExitOK || !strings.Contains(out, "10.0 MB") || !strings.Contains(out, "2027-01-31") {
+	if code != cli.ExitOK || !strings.Contains(out, "10.0 MiB") || !strings.Contains(out, "2027-01-31") {
 		t.Errorf("exit %d: %s %s", code, out, errOut)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -176,21 +177,27 @@ func (a *app) tenantShow() *cobra.Command {
 
 func (a *app) tenantSet() *cobra.Command {
 	var name, plan string
+	var settings []string
 	c := &cobra.Command{
-		Use: "set SLUG|ID", Short: "Change the name or the plan of a tenant", Args: cobra.ExactArgs(1),
+		Use: "set SLUG|ID", Short: "Change the name, the plan or settings of a tenant", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {
 				return err
 			}
-			body := map[string]string{}
+			body := map[string]any{}
 			for field, value := range map[string]string{"name": name, "plan": plan} {
 				if value != "" {
 					body[field] = value
 				}
 			}
+			if len(settings) > 0 {
+				if body["settings"], err = settingsOf(settings); err != nil {
+					return err
+				}
+			}
 			if len(body) == 0 {
-				return usageError{errors.New("say what to change: --name or --plan")}
+				return usageError{errors.New("say what to change: --name, --plan or --setting")}
 			}
 			var t tenant
 			if err := client.call(cmd.Context(), http.MethodPatch, "/v1/tenants/"+url.PathEscape(args[0]), body, &t); err != nil {
@@ -201,5 +208,32 @@ func (a *app) tenantSet() *cobra.Command {
 	}
 	c.Flags().StringVar(&name, "name", "", "what people call it")
 	c.Flags().StringVar(&plan, "plan", "", "code of another plan; it counts from now on")
+	c.Flags().StringArrayVar(&settings, "setting", nil, "NAME=VALUE, or NAME= to take it back: self_registration, require_2fa and redirect_to_primary (true or false),\ncors_origins (by commas), reset_url, invite_url, locale; may be repeated")
 	return c
+}
+
+// settingsOf reads NAME=VALUE as the API has the settings.
+func settingsOf(given []string) (map[string]any, error) {
+	settings := map[string]any{}
+	for _, g := range given {
+		name, value, said := strings.Cut(g, "=")
+		switch name {
+		case "self_registration", "require_2fa", "redirect_to_primary":
+			yes, err := strconv.ParseBool(value)
+			if err != nil {
+				return nil, usageError{errors.New("--setting " + name + " is true or false")}
+			}
+			settings[name] = yes
+		case "cors_origins":
+			settings[name] = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
+		case "reset_url", "invite_url", "locale":
+			settings[name] = value
+		default:
+			said = false
+		}
+		if !said {
+			return nil, usageError{errors.New("--setting is written NAME=VALUE; the names: ouvira tenant set --help")}
+		}
+	}
+	return settings, nil
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"net/url"
 	"strconv"
 	"time"
@@ -21,7 +20,7 @@ type usage struct {
 
 var usageColumns = []column[usage]{
 	{"from", false, func(u usage) string { return u.From.Format("2006-01-02 15:04") }},
-	{"database", false, func(u usage) string { return fmt.Sprintf("%.1f MB", float64(u.DatabaseBytes)/(1<<20)) }},
+	{"database", false, func(u usage) string { return bytesText(u.DatabaseBytes) }},
 	{"connections", false, func(u usage) string { return strconv.Itoa(u.Connections) }},
 	{"requests", false, func(u usage) string { return strconv.FormatInt(u.Requests, 10) }},
 	{"errors", false, func(u usage) string { return strconv.FormatInt(u.Errors, 10) }},

@@ -12,6 +12,19 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/cli"
 )
 
+// An operation that nobody takes up is not waited for in silence.
+func TestAWaitSaysThatNobodyWorks(t *testing.T) {
+	t.Parallel()
+	p := newPerson(t)
+	p.env["OUVIRA_URL"] = serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "data: {\"id\":\"o\",\"status\":\"queued\"}\n\n: still here\n\n: still here\n\ndata: {\"id\":\"o\",\"status\":\"succeeded\"}\n\n")
+	})
+	code, _, errOut := p.run(t, "", "operation", "watch", "o")
+	if code != cli.ExitOK || strings.Count(errOut, "does a worker run?") != 1 {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
+}
+
 // hangUp ends the connection without an answer, as a process does that is gone.
 func hangUp(w http.ResponseWriter) {
 	if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {

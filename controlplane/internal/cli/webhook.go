@@ -62,7 +62,9 @@ var deliveryColumns = []column[delivery]{
 
 func (a *app) webhook() *cobra.Command {
 	group := &cobra.Command{Use: "webhook", Short: "Tell other systems what happened"}
-	group.AddCommand(a.webhookAdd(), a.webhookList(), a.webhookRemove(), a.webhookTest(), a.webhookDeliveries(), a.webhookRedeliver())
+	group.AddCommand(a.webhookAdd(), a.webhookList(), a.webhookRemove(), a.webhookTest(), a.webhookDeliveries(), a.webhookRedeliver(),
+		a.webhookActive("disable", "Send nothing for a while; what happens meanwhile is not sent later", false),
+		a.webhookActive("activate", "Send to a webhook again that was disabled", true))
 	return group
 }
 

@@ -114,7 +114,7 @@ type restoreInput struct {
 
 	Body struct {
 		BackupID uuid.UUID `json:"backup_id" format:"uuid"`
-		AsSlug   string    `json:"as_slug,omitempty" doc:"Makes a new tenant of this slug and leaves this one alone; absent: in place."`
+		AsSlug   *string   `json:"as_slug,omitempty" doc:"Makes a new tenant of this slug and leaves this one alone; absent: in place."`
 	}
 }
 
@@ -123,8 +123,8 @@ func (a *api) restoreTenant(ctx context.Context, in *restoreInput) (*body[MaybeT
 	if err != nil {
 		return nil, err
 	}
-	if in.Body.AsSlug != "" {
-		return a.copied(ctx)(a.Backups.RestoreAs(ctx, actorOf(ctx), t.ID, in.Body.BackupID, in.Body.AsSlug))
+	if in.Body.AsSlug != nil { // one that is empty is refused like any bad slug: nobody meant to replace the database
+		return a.copied(ctx)(a.Backups.RestoreAs(ctx, actorOf(ctx), t.ID, in.Body.BackupID, *in.Body.AsSlug))
 	}
 	id, err := a.Backups.Restore(ctx, actorOf(ctx), t.ID, in.Body.BackupID)
 	answer, err := a.started(ctx, id, err)

@@ -47,6 +47,7 @@ func TestBackupsAtTheAPI(t *testing.T) {
 		"no backup named":         {"restore", map[string]any{}, 422, ""},
 		"as a slug that is taken": {"restore", map[string]any{"backup_id": first, "as_slug": "globex"}, 409, "slug_taken"},
 		"as what is no slug":      {"restore", map[string]any{"backup_id": first, "as_slug": "No Slug"}, 422, "slug_characters"},
+		"as nothing at all":       {"restore", map[string]any{"backup_id": first, "as_slug": ""}, 422, "slug_required"},
 		"a clone of that name":    {"clone", map[string]any{"slug": "globex"}, 409, "slug_taken"},
 	} {
 		a := w.want(t, c.status, token, "POST", "/v1/tenants/acme/"+c.path, c.body)

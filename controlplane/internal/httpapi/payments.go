@@ -2,8 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/controlplane/internal/billing"
@@ -28,11 +30,33 @@ func paymentOf(p billing.Payment) Payment {
 	}
 }
 
+// Amount is a decimal number as somebody sends it: a text, or a number of JSON, of which
+// no digit is lost either.
+type Amount string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (a *Amount) UnmarshalJSON(raw []byte) error {
+	if len(raw) > 0 && raw[0] != '"' {
+		*a = Amount(raw)
+		return nil
+	}
+	return json.Unmarshal(raw, (*string)(a))
+}
+
+// Schema implements huma.SchemaProvider.
+func (Amount) Schema(huma.Registry) *huma.Schema {
+	most := 20
+	return &huma.Schema{
+		OneOf:       []*huma.Schema{{Type: huma.TypeString, MaxLength: &most}, {Type: huma.TypeNumber}},
+		Description: "A decimal number, as text or as a number.", Examples: []any{"120.00"},
+	}
+}
+
 type recordPaymentInput struct {
 	TenantPath
 
 	Body struct {
-		Amount    string `json:"amount" maxLength:"20" example:"120.00"`
+		Amount    Amount `json:"amount"`
 		Currency  string `json:"currency" maxLength:"3" example:"EUR"`
 		PeriodEnd string `json:"period_end" maxLength:"10" doc:"The last day that is paid. What is paid for longer stays so." example:"2027-01-31"`
 		Reference string `json:"reference" maxLength:"400" example:"INV-2027-0042" doc:"Sent again with the same values, the payment counts once."`
@@ -50,7 +74,7 @@ func (a *api) recordPayment(ctx context.Context, in *recordPaymentInput) (*body[
 		return nil, fault.Invalid(message).OnField("period_end", "date", message)
 	}
 	p, err := a.Billing.Record(ctx, actorOf(ctx), t.ID, billing.Payment{
-		Amount: in.Body.Amount, Currency: in.Body.Currency, PeriodEnd: end, Reference: in.Body.Reference,
+		Amount: string(in.Body.Amount), Currency: in.Body.Currency, PeriodEnd: end, Reference: in.Body.Reference,
 	})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/ouvira/ouvira/controlplane/internal/operator"
@@ -28,13 +29,25 @@ func TestPayments(t *testing.T) {
 	if a := w.want(t, 409, token, "POST", path, payment); a.text("code") != "reference_used" {
 		t.Errorf("unexpected answer: %s", a.raw)
 	}
+	number := map[string]any{"amount": json.Number("99.50"), "currency": "EUR", "period_end": "2029-01-31", "reference": "INV-number"}
+	if a := w.want(t, 201, token, "POST", path, number); a.text("amount") != "99.50" {
+		t.Errorf("an amount that is a number: %s", a.raw)
+	}
+	number["amount"] = "99.5"
+	w.want(t, 201, token, "POST", path, number) // the same, in words
+	for _, odd := range []any{true, nil, []string{"1"}, json.Number("1e3"), json.Number("-1"), "1.00000"} {
+		number["amount"], number["reference"] = odd, "INV-odd"
+		if a := w.want(t, 422, token, "POST", path, number); len(a.fields()) != 1 || a.fields()[0] != "amount" {
+			t.Errorf("an amount of %v: %s", odd, a.raw)
+		}
+	}
 	for field, value := range map[string]string{"amount": "many", "currency": "€", "period_end": "31.1.2030", "reference": ""} {
 		bad := map[string]any{"amount": "1", "currency": "EUR", "period_end": "2030-01-31", "reference": "INV-2", field: value}
 		if a := w.want(t, 422, token, "POST", path, bad); len(a.fields()) != 1 || a.fields()[0] != field {
 			t.Errorf("%s: %s", field, a.raw)
 		}
 	}
-	if a := w.want(t, 200, support, "GET", path, nil); a.text("items.0.reference") != "INV-1" || a.field("items.1") != nil {
+	if a := w.want(t, 200, support, "GET", path, nil); a.text("items.1.reference") != "INV-1" || a.field("items.2") != nil {
 		t.Errorf("unexpected list: %s", a.raw)
 	}
 }

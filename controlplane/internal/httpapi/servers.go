@@ -2,7 +2,11 @@ package httpapi
 
 import (
 	"context"
+	"net/http"
+	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
@@ -57,8 +61,31 @@ func (a *api) addServer(ctx context.Context, in *addServerInput) (*body[server.S
 	return &body[server.Server]{s}, nil
 }
 
-func (a *api) reconcile(ctx context.Context, _ *struct{}) (*body[reconcile.Report], error) {
-	report, err := a.Reconcile.Look(ctx)
+// lookPatience is how long a look at the servers may take: it visits every database.
+const lookPatience = 10 * time.Minute
+
+type lookInput struct {
+	Server string `query:"server" maxLength:"63" doc:"Id or name of the one to look at; all that are not offline if absent. Ask for one after the other where there are many."`
+}
+
+// Resolve implements huma.Resolver: the answer has longer than others.
+func (*lookInput) Resolve(hctx huma.Context) []error {
+	_, w := humachi.Unwrap(hctx)
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{}) // nothing more is read; the deadline would end ctx
+	_ = control.SetWriteDeadline(time.Now().Add(lookPatience))
+	return nil
+}
+
+func (a *api) look(ctx context.Context, in *lookInput) (reconcile.Report, error) {
+	if in.Server != "" {
+		return a.Reconcile.LookAt(ctx, in.Server)
+	}
+	return a.Reconcile.Look(ctx)
+}
+
+func (a *api) reconcile(ctx context.Context, in *lookInput) (*body[reconcile.Report], error) {
+	report, err := a.look(ctx, in)
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +119,12 @@ type Repairs struct {
 	Operations []Operation `json:"operations" nullable:"false"`
 }
 
-func (a *api) repair(ctx context.Context, _ *struct{}) (*body[Repairs], error) {
-	ids, err := a.Repairer.Repair(ctx, actorOf(ctx))
+func (a *api) repair(ctx context.Context, in *lookInput) (*body[Repairs], error) {
+	report, err := a.look(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := a.Repairer.Repair(ctx, actorOf(ctx), report)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -147,5 +148,35 @@ func (e *events) next(t *testing.T) (o operation.Operation) {
 			t.Fatalf("the event does not end: %q %v", line, err)
 		}
 		return o
+	}
+}
+
+// So does a look at the servers, which visits hundreds of databases.
+func TestALookOutlivesTheTimeouts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	handler, err := httpapi.New(w.rooms, httpapi.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := w.operator(t, operator.RoleOwner)
+	const limit = 400 * time.Millisecond
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.ReadTimeout, s.Config.WriteTimeout = limit, limit
+	s.Start()
+	t.Cleanup(s.Close)
+	w.url = s.URL
+	tx, err := w.control.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), "LOCK control.tenants"); err != nil { // the look waits
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(3*limit, func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	defer timer.Stop()
+	if a := w.want(t, 200, token, "GET", "/v1/reconcile", nil); a.field("servers") != 0.0 {
+		t.Errorf("unexpected answer: %s", a.raw)
 	}
 }

@@ -22,8 +22,9 @@ func TestSuspendAndResume(t *testing.T) {
 	if got := one[string](t, w, "SELECT status FROM node.routes_v1 WHERE tenant_id = $1 AND version > $2", id, before); got != "suspended" {
 		t.Errorf("the route says %q", got)
 	}
-	if a := w.want(t, 409, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Again."}); !strings.Contains(a.text("detail"), "suspended") || !strings.Contains(a.text("detail"), "resume") {
-		t.Errorf("the refusal does not name the status and what is allowed: %s", a.raw)
+	if a := w.want(t, 409, token, "POST", "/v1/tenants/acme/suspend", map[string]string{"reason": "Again."}); !strings.Contains(a.text("detail"), "suspended") || !strings.Contains(a.text("detail"), "resume") ||
+		!strings.Contains(a.text("detail"), "tenant.suspend by operator-") {
+		t.Errorf("the refusal does not name the status, what is allowed, and who was first: %s", a.raw)
 	}
 	if a := w.want(t, 200, token, "POST", "/v1/tenants/"+id+"/resume", map[string]string{}); a.text("status") != "active" || a.text("status_reason") != "" {
 		t.Errorf("unexpected answer: %s", a.raw)

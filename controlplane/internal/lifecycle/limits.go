@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -50,8 +51,14 @@ func (s *Service) Limits(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
+// limitPatience bounds what is done on one server in a round: the next one does not wait
+// for a server that is silent, or of which no connection is free.
+const limitPatience = 30 * time.Second
+
 // limitOn sees to the roles of one server, over one connection.
 func (s *Service) limitOn(ctx context.Context, all []outOfLine) error {
+	ctx, cancel := context.WithTimeout(ctx, limitPatience)
+	defer cancel()
 	w := tenantdb.On(s.servers, all[0].server, nil)
 	defer w.Close()
 	if _, err := w.Admin(ctx); err != nil {

@@ -151,7 +151,13 @@ type kept struct {
 	Over                              bool
 }
 
+// dropPatience bounds what is done for one source: a server that does not answer stops
+// nothing but its own.
+const dropPatience = 5 * time.Minute
+
 func (s *Service) drop(ctx context.Context, k kept) error {
+	ctx, cancel := context.WithTimeout(ctx, dropPatience)
+	defer cancel()
 	d := tenantdb.Database{Tenant: k.Tenant, Incarnation: k.Incarnation}
 	work := tenantdb.On(s.servers, k.Source, nil)
 	defer work.Close()

@@ -2,57 +2,114 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
+	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 )
 
 // connections to a server: one in postgres, one that visits the databases.
 const connections = 2
 
+const (
+	// atOnce is how many servers are looked at at the same time.
+	atOnce = 4
+	// seatPatience bounds the wait for the connections to a server, and patience the
+	// whole look at it: each database is visited, and a server holds hundreds.
+	seatPatience = 15 * time.Second
+	patience     = 5 * time.Minute
+)
+
+// errBusy: no connection to the server was free for the look.
+var errBusy = errors.New("no connection to the server is free")
+
 // Look compares every server that is not offline. A server that cannot be
 // reached is a finding, not an error. Errors: those of the control database.
 func (s *Service) Look(ctx context.Context) (Report, error) {
-	report := Report{Findings: []Finding{}, At: time.Now().UTC()}
 	servers, err := s.servers.List(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	for _, srv := range servers {
-		if srv.Status == "offline" {
-			continue
-		}
-		tenants, err := s.tenants(ctx, srv.ID)
-		if err != nil {
-			return Report{}, err
-		}
-		report.Servers++
-		for _, t := range tenants {
-			if !t.warm() {
-				report.Tenants++
-			}
-		}
-		c := comparison{server: srv, tenants: tenants}
-		if err := s.visit(ctx, srv, &c, uuid.Nil); err != nil {
-			if ctx.Err() != nil {
-				return Report{}, ctx.Err()
-			}
-			s.log.WarnContext(ctx, "reconciler could not look at a server", "server", srv.Name, "error", err)
-			c.find("server_unreachable", SeverityError, nil, srv.Name, "The server could not be looked at: "+pg.Explain(err)+".",
-				"Start the server, or correct its address or credential; then look again.")
-		} else {
-			c.compare()
-		}
-		report.Findings = append(report.Findings, c.findings...)
+	return s.lookAt(ctx, slices.DeleteFunc(servers, func(srv server.Server) bool { return srv.Status == "offline" }))
+}
+
+// LookAt compares one server, by its id or name. Errors: as Look, fault.NotFound, and
+// fault.Conflict for one that is offline.
+func (s *Service) LookAt(ctx context.Context, idOrName string) (Report, error) {
+	srv, err := s.servers.Find(ctx, idOrName)
+	if err != nil {
+		return Report{}, err
 	}
+	if srv.Status == "offline" {
+		return Report{}, fault.Conflict("Server " + srv.Name + " is offline: nobody looks at it. Allowed now: activate it.").Code("server_offline")
+	}
+	return s.lookAt(ctx, []server.Server{srv})
+}
+
+func (s *Service) lookAt(ctx context.Context, servers []server.Server) (Report, error) {
+	at := time.Now().UTC()
+	parts := make([]Report, len(servers))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, srv := range servers {
+		group.Go(func() (err error) {
+			parts[i], err = s.part(ctx, srv)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return Report{}, err
+	}
+	whole := Report{Findings: []Finding{}, At: at, Servers: len(servers)}
+	for _, part := range parts {
+		whole.Tenants += part.Tenants
+		whole.Findings = append(whole.Findings, part.Findings...)
+	}
+	return whole, nil
+}
+
+// part is what a look at one server finds.
+func (s *Service) part(ctx context.Context, srv server.Server) (Report, error) {
+	tenants, err := s.tenants(ctx, srv.ID)
+	if err != nil {
+		return Report{}, err
+	}
+	var report Report
+	for _, t := range tenants {
+		if !t.warm() {
+			report.Tenants++
+		}
+	}
+	c := comparison{server: srv, tenants: tenants}
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	switch err := s.visit(bounded, srv, &c, uuid.Nil); {
+	case err == nil:
+		c.compare()
+	case ctx.Err() != nil:
+		return Report{}, ctx.Err()
+	default:
+		s.log.WarnContext(ctx, "reconciler could not look at a server", "server", srv.Name, "error", err)
+		if errors.Is(err, errBusy) {
+			c.find("server_busy", SeverityError, nil, srv.Name, "The server could not be looked at: "+errBusy.Error()+".",
+				"Let Ouvira have more of them (ouvira server set "+srv.Name+" --connections N), or look again when less is going on.")
+			break
+		}
+		c.find("server_unreachable", SeverityError, nil, srv.Name, "The server could not be looked at: "+pg.Explain(err)+".",
+			"Start the server, or correct its address or credential; then look again.")
+	}
+	report.Findings = c.findings
 	return report, nil
 }
 
@@ -113,7 +170,7 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, o
 	if c.incarnations, err = s.incarnations(ctx); err != nil {
 		return err
 	}
-	access, err := s.servers.Open(ctx, srv.ID, connections)
+	access, err := s.open(ctx, srv.ID)
 	if err != nil {
 		return err
 	}
@@ -137,6 +194,17 @@ func (s *Service) visit(ctx context.Context, srv server.Server, c *comparison, o
 		c.inside[*t.Database] = look(ctx, access, *t.Database)
 	}
 	return nil
+}
+
+// open waits for the connections to a server, for a bounded time.
+func (s *Service) open(ctx context.Context, id uuid.UUID) (*server.Access, error) {
+	bounded, cancel := context.WithTimeout(ctx, s.seatPatience)
+	defer cancel()
+	access, err := s.servers.Open(bounded, id, connections)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return nil, errors.Join(errBusy, err)
+	}
+	return access, err
 }
 
 // ended are the names that tenants have had which have nothing any more. One that

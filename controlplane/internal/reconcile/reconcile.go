@@ -80,9 +80,11 @@ type Service struct {
 	db      pg.DB
 	servers *server.Service
 	log     *slog.Logger
+
+	seatPatience time.Duration
 }
 
 // NewService makes the room.
 func NewService(db pg.DB, servers *server.Service, log *slog.Logger) *Service {
-	return &Service{db: db, servers: servers, log: log}
+	return &Service{db: db, servers: servers, log: log, seatPatience: seatPatience}
 }

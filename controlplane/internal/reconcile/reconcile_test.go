@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenant"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
+	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
@@ -118,6 +120,44 @@ func (f *fleet) exec(t *testing.T, database, sql string) {
 	defer conn.Close(t.Context())
 	if _, err := conn.Exec(t.Context(), sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// full is a budget of which nothing is left for this process.
+type full struct{}
+
+func (full) Limit(uuid.UUID, int) int { return 1 }
+func (full) Instance() string         { return "test" }
+func (full) Age() time.Duration       { return 0 }
+func (full) Short()                   {}
+
+// One server is looked at by its name. Who waits for a connection that never comes is told
+// so after a while, and not left until the caller has given up.
+func TestALookAtOneServer(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "system")
+	report, err := f.reconcile.LookAt(t.Context(), "a")
+	if err != nil || report.Servers != 1 || report.Tenants != 2 || len(report.Findings) != 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if _, err := f.reconcile.LookAt(t.Context(), "nowhere"); !fault.Is(err, fault.KindNotFound) {
+		t.Errorf("a server that there is not: %v", err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	short := reconcile.NewService(f.control.Pool, server.NewService(f.control.Pool, f.keys.Control, log, server.Options{Budget: full{}}), log)
+	short.WaitForSeats(50 * time.Millisecond)
+	report, err = short.Look(t.Context())
+	if err != nil || len(report.Findings) != 1 || report.Findings[0].Code != "server_busy" {
+		t.Errorf("without a connection: %+v, %v", report, err)
+	}
+	if _, err := f.control.Pool.Exec(t.Context(), "UPDATE control.servers SET status = 'offline'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.reconcile.LookAt(t.Context(), "a"); !fault.Is(err, fault.KindConflict) {
+		t.Errorf("one that is offline: %v", err)
+	}
+	if report, err := f.reconcile.Look(t.Context()); err != nil || report.Servers != 0 {
+		t.Errorf("all that are not offline: %+v, %v", report, err)
 	}
 }
 

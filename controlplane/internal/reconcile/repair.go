@@ -55,14 +55,10 @@ func NewRepairer(look *Service, operations *operation.Store, fences Fences, keys
 	return &Repairer{look: look, operations: operations, fences: fences, keys: keys, data: data}
 }
 
-// Repair looks, and asks for an operation for each tenant of which something can
-// be mended. It returns their ids. A tenant at which another operation is at work
+// Repair asks for an operation for each tenant of which something can be mended that
+// a look has found. It returns their ids. A tenant at which another operation is at work
 // is left alone.
-func (r *Repairer) Repair(ctx context.Context, actor *audit.Actor) ([]uuid.UUID, error) {
-	report, err := r.look.Look(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (r *Repairer) Repair(ctx context.Context, actor *audit.Actor, report Report) ([]uuid.UUID, error) {
 	codes := map[uuid.UUID][]string{}
 	for _, f := range report.Findings {
 		if f.Repairable {

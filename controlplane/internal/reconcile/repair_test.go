@@ -19,7 +19,7 @@ var keeper = &audit.Actor{Kind: audit.KindOperator, ID: "1", Name: "keeper@ouvir
 // repair has done what can be done, and tells how many operations that took.
 func (f *fleet) repair(t *testing.T) int {
 	t.Helper()
-	ids, err := f.repairer.Repair(t.Context(), keeper)
+	ids, err := f.repairer.Repair(t.Context(), keeper, f.look(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestFencesFollowTheStatus(t *testing.T) {
 	// Found while it was active; suspended before the repair comes to it.
 	f.record(t, "UPDATE control.tenants SET status = 'active' WHERE id = $1", f.a)
 	f.exec(t, "postgres", fmt.Sprintf(fence, a))
-	ids, err := f.repairer.Repair(t.Context(), keeper)
+	ids, err := f.repairer.Repair(t.Context(), keeper, f.look(t))
 	if err != nil || len(ids) != 1 {
 		t.Fatal(ids, err)
 	}

@@ -30,7 +30,7 @@ type Target struct {
 // Access is the right of this process to a few connections to one server,
 // taken out of its share of the server's budget. It is used by one goroutine.
 type Access struct {
-	Server Server
+	Server Server // without its use
 
 	address address
 	mover   string // the mover's password; "": the server is not prepared for moves
@@ -65,7 +65,7 @@ func (s *Service) Open(ctx context.Context, id uuid.UUID, connections int) (*Acc
 // reserved is access that no share is taken for: what the margin of the budget
 // is there for.
 func (s *Service) reserved(ctx context.Context, id uuid.UUID) (*Access, error) {
-	server, err := s.Get(ctx, id)
+	server, err := s.known(ctx, s.db, id)
 	if err != nil {
 		return nil, err
 	}

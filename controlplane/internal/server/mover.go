@@ -109,9 +109,9 @@ func (s *Service) Prepare(ctx context.Context, id uuid.UUID, superuserURL string
 }
 
 // sameServer refuses an address that leads to another Postgres, or to a replica.
-func sameServer(ctx context.Context, tx pgx.Tx, server Server, f facts) error {
+func sameServer(ctx context.Context, q pg.Querier, server Server, f facts) error {
 	var identifier int64
-	if err := tx.QueryRow(ctx, "SELECT system_identifier FROM control.servers WHERE id = $1", server.ID).Scan(&identifier); err != nil {
+	if err := q.QueryRow(ctx, "SELECT system_identifier FROM control.servers WHERE id = $1", server.ID).Scan(&identifier); err != nil {
 		return fmt.Errorf("read the server: %w", err)
 	}
 	switch {

@@ -1,7 +1,10 @@
 package server_test
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -138,6 +141,50 @@ func TestWhoMaySubscribe(t *testing.T) {
 		if _, err := inside.Exec(t.Context(), "SELECT ouvira_move.subscribe($1, 'host=127.0.0.1')", c.name); pg.Code(err) != pg.CodeInsufficientRights {
 			t.Errorf("%s subscribes to %s: %v", c.role, c.name, err)
 		}
+	}
+}
+
+// Who asks a server that accepts and says nothing keeps no placement of a tenant waiting.
+func TestASilentServerHoldsUpNoPlacement(t *testing.T) {
+	t.Parallel()
+	s, control := newService(t, server.Options{})
+	added, err := s.Add(t.Context(), spec("a", testdb.Server(t, testdb.System).URL()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	asked := make(chan struct{})
+	go func() {
+		if conn, err := silent.Accept(); err == nil {
+			close(asked)
+			defer conn.Close()
+			_, _ = io.Copy(io.Discard, conn) // until the other side gives up
+		}
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := s.Update(ctx, added.ID, server.Patch{Address: &server.Address{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port}}, nil)
+		ended <- err
+	}()
+	<-asked
+	err = pg.InTx(t.Context(), control.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL lock_timeout = '1ms'"); err != nil {
+			return err
+		}
+		_, err := s.Place(t.Context(), tx, "", 0)
+		return err
+	})
+	if err != nil {
+		t.Errorf("a placement meanwhile: %v", err)
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("a server that says nothing was taken for the same")
 	}
 }
 

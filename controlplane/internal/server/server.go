@@ -15,6 +15,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -163,6 +164,21 @@ func getServer(ctx context.Context, q pg.Querier, id uuid.UUID) (Server, error) 
 	return one(pgx.CollectExactlyOneRow(rows, scanServer))
 }
 
+// known reads what there is to know of a server without its use, which is added up over
+// all its tenants: too much for each connection that is made. Errors: fault.NotFound.
+func (s *Service) known(ctx context.Context, q pg.Querier, id uuid.UUID) (Server, error) {
+	var k Server
+	err := q.QueryRow(ctx, `
+		SELECT id, name, host, port, tls_mode, region, status, postgres_version, max_databases, max_connections, max_storage_mb, created_at, updated_at
+		FROM control.servers WHERE id = $1`, id).
+		Scan(&k.ID, &k.Name, &k.Host, &k.Port, &k.TLSMode, &k.Region, &k.Status, &k.Version,
+			&k.Capacity.Databases, &k.Capacity.Connections, &k.Capacity.StorageMB, &k.CreatedAt, &k.UpdatedAt)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return Server{}, fmt.Errorf("read the server: %w", err)
+	}
+	return one(k, err)
+}
+
 // Find reads one server by its id or its name. Errors: fault.NotFound.
 func (s *Service) Find(ctx context.Context, idOrName string) (Server, error) {
 	return s.FindTx(ctx, s.db, idOrName)
@@ -264,42 +280,40 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string, bytes int
 	if _, err := pgx.ForEachRow(rows, []any{&id, &n}, func() error { used[id] = n; return nil }); err != nil {
 		return uuid.Nil, fmt.Errorf("count the databases: %w", err)
 	}
-	full, err := crowded(ctx, tx, bytes)
-	if err != nil {
-		return uuid.Nil, err
+	if wanted != "" {
+		servers = slices.DeleteFunc(servers, func(c candidate) bool { return wanted != c.Name && wanted != c.ID.String() })
+		if len(servers) == 0 {
+			return uuid.Nil, ErrUnknown
+		}
 	}
-	best, bestFree, known := uuid.Nil, 0.0, wanted == ""
+	servers = slices.DeleteFunc(servers, func(c candidate) bool { return c.Status != "active" || c.Max <= used[c.ID] })
+	free := func(c candidate) float64 { return float64(c.Max-used[c.ID]) / float64(c.Max) }
+	slices.SortStableFunc(servers, func(a, b candidate) int { return cmp.Compare(free(b), free(a)) })
+	// What a server stores is added up over its tenants, and all placements wait
+	// meanwhile: of the best one alone, and of the next if that is full.
 	for _, c := range servers {
-		if wanted != "" && wanted != c.Name && wanted != c.ID.String() {
-			continue
+		full, err := crowded(ctx, tx, c.ID, bytes)
+		if err != nil {
+			return uuid.Nil, err
 		}
-		known = true
-		if c.Status != "active" || c.Max <= used[c.ID] || slices.Contains(full, c.ID) {
-			continue
-		}
-		if free := float64(c.Max-used[c.ID]) / float64(c.Max); free > bestFree {
-			best, bestFree = c.ID, free
+		if !full {
+			return c.ID, nil
 		}
 	}
-	switch {
-	case !known:
-		return uuid.Nil, ErrUnknown
-	case best == uuid.Nil:
-		return uuid.Nil, ErrNoCapacity
-	}
-	return best, nil
+	return uuid.Nil, ErrNoCapacity
 }
 
-// crowded lists the servers whose storage would be more than full with so many bytes.
-func crowded(ctx context.Context, tx pgx.Tx, bytes int64) ([]uuid.UUID, error) {
-	rows, err := tx.Query(ctx, `
-		SELECT s.id FROM control.servers s
-		WHERE s.max_storage_mb > 0 AND $1 + (SELECT COALESCE(sum(control.seen_bytes(d.tenant_id)), 0) FROM (`+stored+`) d WHERE d.server_id = s.id)
-		      > s.max_storage_mb * 1048576::bigint`, bytes)
+// crowded tells whether a server's storage would be more than full with so many bytes.
+func crowded(ctx context.Context, tx pgx.Tx, server uuid.UUID, bytes int64) (full bool, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT s.max_storage_mb > 0 AND $2 + CASE WHEN s.max_storage_mb > 0 THEN
+		           (SELECT COALESCE(sum(control.seen_bytes(d.tenant_id)), 0) FROM (`+stored+`) d WHERE d.server_id = s.id) ELSE 0 END
+		       > s.max_storage_mb * 1048576::bigint
+		FROM control.servers s WHERE s.id = $1`, server, bytes).Scan(&full)
 	if err != nil {
-		return nil, fmt.Errorf("add up what the servers store: %w", err)
+		return false, fmt.Errorf("add up what a server stores: %w", err)
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	return full, nil
 }
 
 // Seen is the size of a tenant's database as it was seen last; 0: it was not.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -29,36 +30,51 @@ type Address struct {
 	Port int
 }
 
+// check refuses values that no server can have.
+func (p Patch) check() error {
+	for field, size := range map[string]*int{"capacity.databases": p.Databases, "capacity.connections": p.Connections} {
+		if size != nil && *size < 1 {
+			return fault.Invalid("The server cannot be changed: a capacity is at least 1.").OnField(field, "too_small", "Use 1 or more.")
+		}
+	}
+	if p.StorageMB != nil && *p.StorageMB < 0 {
+		return fault.Invalid("The server cannot be changed: its storage is 0 or more megabytes.").OnField("capacity.storage_mb", "too_small", "Use 0 or more.")
+	}
+	if p.Status == nil {
+		return nil
+	}
+	return checkStatus(*p.Status)
+}
+
 // Update changes a server and publishes it. A new address must lead to the same
 // Postgres server, or to the replica that has taken its place: it has the same
 // system identifier and lets the provisioner in. also runs in the transaction
 // (audit). Errors: fault.NotFound, fault.Invalid naming the field.
 func (s *Service) Update(ctx context.Context, id uuid.UUID, p Patch, also func(tx pgx.Tx, s Server) error) (Server, error) {
-	if p.Status != nil {
-		if err := checkStatus(*p.Status); err != nil {
+	if err := p.check(); err != nil {
+		return Server{}, err
+	}
+	tried, err := s.known(ctx, s.db, id)
+	if err != nil {
+		return Server{}, err
+	}
+	if p.Address != nil || p.Connections != nil {
+		// Before its row is locked: each placement of a tenant waits for that, and a
+		// server that does not answer may take its time.
+		if err := s.try(ctx, tried, p); err != nil {
 			return Server{}, err
 		}
-	}
-	for field, size := range map[string]*int{"capacity.databases": p.Databases, "capacity.connections": p.Connections} {
-		if size != nil && *size < 1 {
-			return Server{}, fault.Invalid("The server cannot be changed: a capacity is at least 1.").OnField(field, "too_small", "Use 1 or more.")
-		}
-	}
-	if p.StorageMB != nil && *p.StorageMB < 0 {
-		return Server{}, fault.Invalid("The server cannot be changed: its storage is 0 or more megabytes.").OnField("capacity.storage_mb", "too_small", "Use 0 or more.")
 	}
 	return pg.InTxValue(ctx, s.db, func(tx pgx.Tx) (Server, error) {
 		if _, err := tx.Exec(ctx, "SELECT FROM control.servers WHERE id = $1 FOR UPDATE", id); err != nil {
 			return Server{}, fmt.Errorf("lock the server: %w", err)
 		}
-		server, err := getServer(ctx, tx, id)
+		server, err := s.known(ctx, tx, id)
 		if err != nil {
 			return Server{}, err
 		}
-		if p.Address != nil || p.Connections != nil {
-			if err := s.try(ctx, tx, server, p); err != nil {
-				return Server{}, err
-			}
+		if server.Host != tried.Host || server.Port != tried.Port {
+			return Server{}, fault.Conflict("The server's address was changed at the same time. Look at it, and try again.").Code("server_changed")
 		}
 		to := Address{Host: server.Host, Port: server.Port}
 		if p.Address != nil {
@@ -84,9 +100,14 @@ func (s *Service) Update(ctx context.Context, id uuid.UUID, p Patch, also func(t
 	})
 }
 
+// tryPatience bounds the look at a server that may be silent.
+const tryPatience = 15 * time.Second
+
 // try connects as the provisioner to where the server is to be from now on.
-func (s *Service) try(ctx context.Context, tx pgx.Tx, server Server, p Patch) error {
-	known, ca, err := s.credentials(ctx, tx, server)
+func (s *Service) try(ctx context.Context, server Server, p Patch) error {
+	ctx, cancel := context.WithTimeout(ctx, tryPatience)
+	defer cancel()
+	known, ca, err := s.credentials(ctx, s.db, server)
 	if err != nil {
 		return err
 	}
@@ -98,7 +119,7 @@ func (s *Service) try(ctx context.Context, tx pgx.Tx, server Server, p Patch) er
 	if err != nil {
 		return ofAddress(err)
 	}
-	if err := sameServer(ctx, tx, server, found); err != nil {
+	if err := sameServer(ctx, s.db, server, found); err != nil {
 		return ofAddress(err)
 	}
 	if p.Connections != nil && *p.Connections > found.offered {

@@ -1,12 +1,14 @@
 package tenant
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -169,7 +171,7 @@ var allowed = map[Status]string{
 }
 
 // may refuses a move that the tenant's status does not allow. It names the status,
-// what is allowed, and whoever is at work on the tenant.
+// what is allowed, and whoever is at work on the tenant, or has made it what it is.
 func (s *Service) may(ctx context.Context, tx pgx.Tx, locked dbsqlc.LockTenantRow, verb string, from ...Status) error {
 	is := Status(locked.Status)
 	if slices.Contains(from, is) {
@@ -183,6 +185,14 @@ func (s *Service) may(ctx context.Context, tx pgx.Tx, locked dbsqlc.LockTenantRo
 	}
 	if ok {
 		refused.Message += " " + busy.Message
+		return refused
+	}
+	last, err := audit.Last(ctx, tx, locked.ID, "tenant.suspend", "tenant.resume", "tenant.delete", "tenant.undelete", "tenant.purge")
+	if err != nil {
+		return err
+	}
+	if last != nil {
+		refused.Message += " Last change: " + last.Action + " by " + cmp.Or(last.ActorName, last.ActorID) + " at " + last.CreatedAt.UTC().Format(time.RFC3339) + "."
 	}
 	return refused
 }
