@@ -43,6 +43,7 @@ func borrow(t *testing.T) *stack.Stack {
 	if shared.stack == nil {
 		dir, err := os.MkdirTemp("", "ouvira-e2e-shared-")
 		must(t, err)
+		must(t, passable(dir))
 		nodes := map[string]string{"OUVIRA_LINGER": linger.String(), "OUVIRA_AUDIT_SEAL_EVERY": "2s"}
 		// Not the test's context: the stack outlives it.
 		shared.stack, shared.close, err = up(context.Background(), dir, stack.Options{

@@ -64,7 +64,9 @@ func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
 		o.Env[""] = map[string]string{}
 	}
 	o.Env[""]["OUVIRA_FAILPOINT_DIR"] = failpoints
-	s, end, err := up(t.Context(), t.TempDir(), o)
+	state := t.TempDir()
+	must(t, passable(filepath.Dir(state)))
+	s, end, err := up(t.Context(), state, o)
 	if err != nil {
 		t.Fatalf("start the stack: %v", err)
 	}
@@ -78,6 +80,10 @@ func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
 	})
 	return s, failpoints
 }
+
+// passable opens a test's folder to the user that Postgres runs as, whose data would
+// otherwise lie elsewhere, and not in memory where the test's other files may be.
+func passable(dir string) error { return os.Chmod(dir, 0o711) }
 
 // logs are the last lines that each program wrote.
 func logs(state string) string {

@@ -36,7 +36,7 @@ func TestSettings() map[string]string {
 		"max_connections":            "500",
 		"shared_buffers":             "32MB",
 		"wal_level":                  "logical",
-		"max_wal_size":               "4GB",
+		"max_wal_size":               "512MB", // often in memory
 		"checkpoint_timeout":         "30min",
 		"autovacuum":                 "off",
 		"jit":                        "off", // no query of a test is worth a compiler
