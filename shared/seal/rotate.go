@@ -121,7 +121,7 @@ func (k KeyFiles) edit(change func(*keyFile) (uint32, error)) (uint32, error) {
 
 // keysetFile is Tink's JSON of a keyset, as far as rotation is concerned.
 type keysetFile struct {
-	Primary uint32     `json:"primaryKeyId"`
+	Primary uint32     `json:"primaryKeyId"` //nolint:tagliatelle // as Tink writes it
 	Keys    []keyEntry `json:"key"`
 }
 

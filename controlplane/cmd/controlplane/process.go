@@ -102,7 +102,7 @@ func (h *house) run(ctx context.Context, command string) error {
 	if serves {
 		group.Go(func() error { h.pulse.Run(ctx); return nil })
 	}
-	group.Go(func() error { every(ctx, tellEvery, h.log, "tell of the keys", h.tellKeys); return nil })
+	group.Go(func() error { h.tellKeys(ctx); return nil })
 	group.Go(func() error { return h.listen(ctx, serves, checks) })
 	return group.Wait()
 }
@@ -111,7 +111,12 @@ func (h *house) run(ctx context.Context, command string) error {
 // been restored meanwhile.
 const tellEvery = 30 * time.Second
 
-func (h *house) tellKeys(ctx context.Context) error { return h.rooms.Keys.Tell(ctx, h.holder) }
+func (h *house) tellKeys(ctx context.Context) {
+	if err := h.rooms.Keys.Warn(ctx); err != nil {
+		h.log.WarnContext(ctx, "it was not looked whether a key is missing", "error", err)
+	}
+	every(ctx, tellEvery, h.log, "tell of the keys", func(ctx context.Context) error { return h.rooms.Keys.Tell(ctx, h.holder) })
+}
 
 func (h *house) close(ctx context.Context) {
 	if h.rooms.Provision != nil {

@@ -88,7 +88,7 @@ var columns = []column{
 }
 
 // Tell writes down which keys this process has: others do not go on before all have
-// told. It says so, too, when something is sealed with a key that this process lacks.
+// told.
 func (s *Service) Tell(ctx context.Context, member string) error {
 	rings, err := json.Marshal(map[string]seal.Ring{useControl: s.control.Ring(), useCredentials: s.data.Ring()})
 	if err != nil {
@@ -97,6 +97,12 @@ func (s *Service) Tell(ctx context.Context, member string) error {
 	if _, err := s.db.Exec(ctx, "SELECT node.report_keys($1, $2)", member, rings); err != nil {
 		return fmt.Errorf("tell which keys this process has: %w", err)
 	}
+	return nil
+}
+
+// Warn says in the log when something is sealed with a control key that no process has,
+// this one included.
+func (s *Service) Warn(ctx context.Context) error {
 	keys, err := s.List(ctx)
 	if err != nil {
 		return err

@@ -106,8 +106,8 @@ func (s *Service) ofKind(kind Kind, processes []process, values map[int64][]Need
 		}
 	}
 	for id := range values {
-		if _, known := ids[uint32(max(id, 0))]; !known && id > 0 { //nolint:gosec // ids have 32 bits
-			ids[uint32(id)] = Missing //nolint:gosec // likewise
+		if _, known := ids[uint32(max(id, 0))]; !known && id > 0 {
+			ids[uint32(id)] = Missing
 		}
 	}
 	return s.describe(kind, ids, sealing, settled, values)

@@ -51,7 +51,7 @@ func (m *OwnerMailer) Work(ctx context.Context, job *river.Job[OwnerMail]) error
 	if err != nil {
 		return fmt.Errorf("read the owner: %w", err)
 	}
-	token, err := provision.OwnerToken(m.Key, uint32(to.LinkKey), job.Args.OperationID) //nolint:gosec // an id of 32 bits
+	token, err := provision.OwnerToken(m.Key, uint32(to.LinkKey), job.Args.OperationID)
 	if err != nil {
 		return err
 	}

@@ -83,6 +83,9 @@ func (r *resealing) turn(ctx context.Context) error {
 		}
 		r.told = time.Now()
 	}
+	if !r.routes.Ready() { // it would take tenants that it cannot reach yet
+		return nil
+	}
 	rows, err := r.control.Query(ctx, "SELECT node.take_resealing($1, $2)", r.key.Ring().Primary, resealTenants)
 	if err != nil {
 		return fmt.Errorf("ask whose secrets are to be sealed anew: %w", err)

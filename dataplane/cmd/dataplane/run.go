@@ -138,7 +138,7 @@ func keys(args []string, out io.Writer) error {
 	case "promote":
 		return told(out, files.Promote, "Now restart all nodes, and the processes of the control plane, one by one; then run ouvira key rotate data --wait.")
 	case "remove":
-		return files.Remove(uint32(min(id, math.MaxUint32))) //nolint:gosec // it fits
+		return files.Remove(uint32(min(id, math.MaxUint32)))
 	}
 	return errors.New("keys knows generate, add, promote and remove")
 }

@@ -64,7 +64,7 @@ func TestSec38SecondFactorsAreSealedAnew(t *testing.T) {
 	if got := under(n.B); got != n.Key.Ring().Primary {
 		t.Errorf("the neighbour's secret is under key %d, want %d", got, n.Key.Ring().Primary)
 	}
-	n.Fixture.Key = promoted // as a node that was restarted with the file
+	n.Key = promoted // as a node that was restarted with the file
 	after := nodeOver(t, n.Fixture)
 	expect(t, "a code of the same app", after.secondHalf(t, n.A, after.halfLogin(t, n.A), appCode(t, secret, 0)), 200)
 }
