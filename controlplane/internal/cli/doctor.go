@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -173,7 +174,7 @@ func (a *app) examine(ctx context.Context, c *client, servers []server) ([]findi
 	}
 	for _, o := range failed {
 		findings = append(findings, finding{
-			Code: "operation_failed", Severity: "warning", TenantID: o.TenantID, Object: o.Kind + " " + o.ID,
+			Code: "operation_failed", Severity: "warning", TenantID: o.TenantID, Object: strings.TrimSpace(deref(o.Tenant) + " " + o.Kind + " " + o.ID),
 			Message: "The operation has failed.", Action: o.why(),
 		})
 	}

@@ -21,6 +21,7 @@ type operation struct {
 	ID       string  `json:"id"`
 	Kind     string  `json:"kind"`
 	TenantID *string `json:"tenant_id"`
+	Tenant   *string `json:"tenant"`
 	Status   string  `json:"status"`
 	Steps    []struct {
 		Name       string     `json:"name"`
@@ -64,6 +65,7 @@ func (o operation) step() string {
 var operationColumns = []column[operation]{
 	{"id", false, func(o operation) string { return o.ID }},
 	{"kind", false, func(o operation) string { return o.Kind }},
+	{"tenant", false, func(o operation) string { return deref(o.Tenant) }},
 	{"status", false, func(o operation) string { return o.Status }},
 	{"progress", false, func(o operation) string { return fmt.Sprintf("%.0f %%", 100*o.Progress) }},
 	{"step", false, operation.step},
@@ -71,7 +73,7 @@ var operationColumns = []column[operation]{
 	{"reason", false, operation.why},
 	{"finished", true, func(o operation) string { return optionalMoment(o.FinishedAt) }},
 	{"by", true, func(o operation) string { return o.CreatedBy }},
-	{"tenant", true, func(o operation) string { return deref(o.TenantID) }},
+	{"tenant id", true, func(o operation) string { return deref(o.TenantID) }},
 }
 
 func (a *app) operation() *cobra.Command {

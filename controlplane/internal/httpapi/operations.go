@@ -20,6 +20,7 @@ type Operation struct {
 	ID         uuid.UUID        `json:"id" format:"uuid"`
 	Kind       string           `json:"kind" example:"tenant.provision"`
 	TenantID   *uuid.UUID       `json:"tenant_id"`
+	Tenant     *string          `json:"tenant" doc:"Slug of the tenant." example:"acme"`
 	Status     operation.Status `json:"status" enum:"queued,running,succeeded,failed,cancelled"`
 	Steps      []Step           `json:"steps" nullable:"false"`
 	Progress   float64          `json:"progress" minimum:"0" maximum:"1"`
@@ -47,7 +48,7 @@ type OperationError struct {
 
 func operationOf(o *operation.Operation) Operation {
 	out := Operation{
-		ID: o.ID, Kind: o.Kind, TenantID: o.TenantID, Status: o.Status, Progress: o.Progress, CreatedBy: o.CreatedBy,
+		ID: o.ID, Kind: o.Kind, TenantID: o.TenantID, Tenant: o.Tenant, Status: o.Status, Progress: o.Progress, CreatedBy: o.CreatedBy,
 		CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt, FinishedAt: o.FinishedAt, Error: (*OperationError)(o.Error),
 		Steps: make([]Step, 0, len(o.Steps)),
 	}

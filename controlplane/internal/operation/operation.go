@@ -34,6 +34,7 @@ type Operation struct {
 	ID         uuid.UUID  `json:"id"`
 	Kind       string     `json:"kind"`
 	TenantID   *uuid.UUID `json:"tenant_id"`
+	Tenant     *string    `json:"tenant"` // its slug, for people
 	Status     Status     `json:"status"`
 	Steps      []Step     `json:"steps"`
 	Progress   float64    `json:"progress"` // 0–1
@@ -175,7 +176,7 @@ func busy(detail string) *fault.Error {
 
 // selectOperations reads an operation and its steps at one moment.
 const selectOperations = `
-	SELECT o.id, o.kind, o.tenant_id, o.status, o.error, o.created_by, o.created_at, o.updated_at, o.finished_at,
+	SELECT o.id, o.kind, o.tenant_id, (SELECT t.slug FROM control.tenants t WHERE t.id = o.tenant_id), o.status, o.error, o.created_by, o.created_at, o.updated_at, o.finished_at,
 	       COALESCE((SELECT jsonb_agg(jsonb_build_object('name', s.name, 'status', s.status,
 	                     'started_at', s.started_at, 'finished_at', s.finished_at) ORDER BY s.position)
 	                 FROM control.operation_steps s WHERE s.operation_id = o.id), '[]') AS steps
@@ -184,7 +185,7 @@ const selectOperations = `
 func scanOperation(row pgx.CollectableRow) (*Operation, error) {
 	var o Operation
 	var problem, steps []byte
-	err := row.Scan(&o.ID, &o.Kind, &o.TenantID, &o.Status, &problem, &o.CreatedBy, &o.CreatedAt, &o.UpdatedAt, &o.FinishedAt, &steps)
+	err := row.Scan(&o.ID, &o.Kind, &o.TenantID, &o.Tenant, &o.Status, &problem, &o.CreatedBy, &o.CreatedAt, &o.UpdatedAt, &o.FinishedAt, &steps)
 	if err != nil {
 		return nil, err
 	}

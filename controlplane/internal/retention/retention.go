@@ -119,7 +119,7 @@ func Tables() map[string]string {
 		"signup_limits":      own + "when they have no effect any more",
 		"usage_hours":        own + "after 14 days", "usage_days": own + "after 400 days", "usage_reports": own + "after 7 days",
 		"migration_ledger": fleet, "schema_migrations": replace,
-		"members": "30 days after they were last heard of", "key_rings": "with the processes that they are of",
+		"members": "30 days after they were last heard of", "key_rings": "with the processes that have told of them, after 30 days",
 		"signups": "90 days after they came to nothing", "events": "after 90 days, when no delivery refers to them",
 		"operations": "90 days after their end, but for the first of a tenant", "operation_steps": "with their operations", "moves": "with their operations, when the source is dropped",
 		"backups": "90 days after they were removed or have failed",
