@@ -64,8 +64,10 @@ func start(t testing.TB, o stack.Options) (*stack.Stack, string) {
 		o.Env[""] = map[string]string{}
 	}
 	o.Env[""]["OUVIRA_FAILPOINT_DIR"] = failpoints
-	state := t.TempDir()
-	must(t, passable(filepath.Dir(state)))
+	state, err := os.MkdirTemp("", "ouvira-e2e-") // t.TempDir follows GOTMPDIR, which is on a disk
+	must(t, err)
+	must(t, passable(state))
+	t.Cleanup(func() { _ = os.RemoveAll(state) })
 	s, end, err := up(t.Context(), state, o)
 	if err != nil {
 		t.Fatalf("start the stack: %v", err)

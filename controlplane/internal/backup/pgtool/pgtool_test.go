@@ -19,7 +19,7 @@ func TestDebiansWrapperIsNotTaken(t *testing.T) {
 		if err := os.MkdirAll(bin, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name, name), script, 0o755); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(dir, name, name), script, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		for _, program := range []string{"pg_dump", "pg_restore"} {
