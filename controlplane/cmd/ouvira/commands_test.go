@@ -106,8 +106,15 @@ func (m *terminal) servers(w *world) {
 	m.run("pool resize a many")
 	m.run("pool resize z 1")
 	m.formats("pool resize a 0")
+	m.run("server remove z")
+	m.run("server remove a")
+	m.run("server set a --status offline")
+	m.run("server remove a")
+	w.exec(m.t, "DELETE FROM control.operations") // the drain
+	m.run("server remove a")
+	m.run("server list")
+	m.typing(s.ProvisionerURL+"\n", "server add a --postgres-url - --databases 30 --connections 40 --region here")
 	m.golden("server")
-	w.exec(m.t, "DELETE FROM control.operations")
 }
 
 func (m *terminal) plans() {

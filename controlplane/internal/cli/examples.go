@@ -46,6 +46,7 @@ var examples = map[string]string{ //nolint:gosec // names of flags, no credentia
 	"server add":               "c --postgres-url - --databases 500 --connections 160",
 	"server drain":             "a --wait",
 	"server prepare":           "a --postgres-url -",
+	"server remove":            "a",
 	"server set":               "a --connections 200 --storage-mb 200000",
 	"server show":              "a",
 	"signup approve":           "01900000-0000-7000-8000-000000000001 --wait",

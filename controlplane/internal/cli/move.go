@@ -72,6 +72,22 @@ func (a *app) serverActivate() *cobra.Command {
 	})
 }
 
+func (a *app) serverRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove NAME|ID", Short: "Forget a server that nothing is left on", Args: cobra.ExactArgs(1),
+		Long: "Forgets a server that was drained. Nothing is done on the server itself: our roles and templates stay\n" +
+			"there. Of one that does not come back (ouvira server set NAME --status offline) databases are forgotten\n" +
+			"that tenants have left and that were kept ready; tenants have to be restored elsewhere before.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			return client.call(cmd.Context(), http.MethodDelete, serverPath(args[0], ""), nil, nil)
+		},
+	}
+}
+
 func (a *app) serverDrain() *cobra.Command {
 	var wait bool
 	c := &cobra.Command{

@@ -63,7 +63,7 @@ func (s server) storage() string {
 
 func (a *app) server() *cobra.Command {
 	group := &cobra.Command{Use: "server", Short: "Postgres servers that hold tenants"}
-	group.AddCommand(a.serverAdd(), a.serverList(), a.serverShow(), a.serverSet(), a.serverPrepare(), a.serverDrain(), a.serverActivate())
+	group.AddCommand(a.serverAdd(), a.serverList(), a.serverShow(), a.serverSet(), a.serverPrepare(), a.serverDrain(), a.serverActivate(), a.serverRemove())
 	return group
 }
 

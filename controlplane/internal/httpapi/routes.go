@@ -103,6 +103,7 @@ func (a *api) routes() { //nolint:funlen // a line per operation, and nothing el
 	op(a, post, "/v1/servers", needs(operator.ServerEdit), created, "add-server", "Add a Postgres server", a.addServer)
 	op(a, get, "/v1/servers/{server}", needs(operator.ServerRead), ok, "show-server", "Show a server, by id or name", a.showServer)
 	op(a, patch, "/v1/servers/{server}", needs(operator.ServerEdit), ok, "update-server", "Change capacity, region, status or address", a.updateServer)
+	op(a, remove, "/v1/servers/{server}", needs(operator.ServerEdit).fresh(), nothing, "remove-server", "Forget a server that nothing is left on", a.removeServer)
 	op(a, post, "/v1/servers/{server}/prepare", needs(operator.ServerEdit), ok, "prepare-server", "Prepare a server again, for what this release needs", a.prepareServer)
 	op(a, post, "/v1/servers/{server}/drain", needs(operator.ServerDrain), accepted, "drain-server", "Move all tenants to other servers", a.drainServer)
 	op(a, post, "/v1/servers/{server}/adopt", needs(operator.TenantRestore).fresh(), accepted, "adopt-tenant", "Take in a tenant's database that the control database does not know", a.adoptTenant)

@@ -138,3 +138,16 @@ func (a *api) repair(ctx context.Context, in *lookInput) (*body[Repairs], error)
 	}
 	return &body[Repairs]{Repairs{begun}}, nil
 }
+
+func (a *api) removeServer(ctx context.Context, in *ServerPath) (*struct{}, error) {
+	found, err := a.Servers.Find(ctx, in.Server)
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.Servers.Remove(ctx, found.ID, func(tx pgx.Tx, removed server.Server, left int) error {
+		return audit.Record(ctx, tx, audit.Entry{
+			Actor: actorOf(ctx), Action: "server.remove", EntityType: "server", EntityID: removed.ID.String(),
+			Detail: map[string]any{"name": removed.Name, "databases_left": left},
+		})
+	})
+}
