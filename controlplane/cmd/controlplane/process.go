@@ -162,7 +162,7 @@ func build(ctx context.Context, command string, s settings, log *slog.Logger) (*
 		return nil, err
 	}
 	feeling, err := pg.Open(ctx, s.ControlDatabaseURL, pg.Options{
-		ApplicationName: "ouvira/" + id, MaxConnections: 1, ConnectTimeout: pulse.Patience,
+		ApplicationName: "ouvira/" + id, MaxConnections: 1, ConnectTimeout: 2 * pulse.Patience, // it is the pulse that gives up
 	})
 	if err != nil {
 		db.Close()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,11 +171,12 @@ func TestALookOutlivesTheTimeouts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	rollback := sync.OnceFunc(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	defer rollback()
 	if _, err := tx.Exec(t.Context(), "LOCK control.tenants"); err != nil { // the look waits
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(3*limit, func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	timer := time.AfterFunc(3*limit, rollback)
 	defer timer.Stop()
 	if a := w.want(t, 200, token, "GET", "/v1/reconcile", nil); a.field("servers") != 0.0 {
 		t.Errorf("unexpected answer: %s", a.raw)

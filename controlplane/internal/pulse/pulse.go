@@ -22,15 +22,20 @@ var ErrSilent = errors.New("the control database has fallen silent")
 // Patience is how long a sign of life may take, making a connection included.
 // With every it is the longest that somebody waits for a database that fell
 // silent right after it had answered.
+//
+// It is counted in ticks of a clock of ours that stands still with this process: a
+// machine that was paused for a second tells nothing about the database.
 const (
 	Patience = 1250 * time.Millisecond
 	every    = 250 * time.Millisecond
+	tick     = Patience / 10
 )
 
 // Pulse of one database. Make one with New and feed it with Run.
 type Pulse struct {
-	ping func(context.Context) error
-	log  *slog.Logger
+	ping  func(context.Context) error
+	log   *slog.Logger
+	clock func() (ticks <-chan time.Time, stop func())
 
 	mu    sync.Mutex
 	alive context.Context //nolint:containedctx // nobody's request: it ends when the database falls silent
@@ -40,20 +45,20 @@ type Pulse struct {
 // New takes what asks the database for a sign of life. It needs a connection of
 // its own: one that others use may be busy with them.
 func New(ping func(context.Context) error, log *slog.Logger) *Pulse {
-	p := &Pulse{ping: ping, log: log}
+	p := &Pulse{ping: ping, log: log, clock: func() (<-chan time.Time, func()) {
+		t := time.NewTicker(tick)
+		return t.C, t.Stop
+	}}
 	p.alive, p.fall = context.WithCancelCause(context.Background())
 	return p
 }
 
 // Run feels until ctx ends.
 func (p *Pulse) Run(ctx context.Context) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
 	for {
-		asking, done := context.WithTimeout(ctx, Patience)
-		err := p.ping(asking)
-		silent := err != nil && errors.Is(asking.Err(), context.DeadlineExceeded)
-		done()
+		silent := p.silent(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -61,7 +66,34 @@ func (p *Pulse) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-ticker.C:
+		}
+	}
+}
+
+// silent asks for a sign of life, and tells whether none came while it was waited for.
+func (p *Pulse) silent(ctx context.Context) bool {
+	asking, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_ = p.ping(asking) // a refusal is an answer
+	}()
+	clock, stop := p.clock()
+	defer stop()
+	for ticks := 0; ; {
+		select {
+		case <-answered:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-clock: // those that were missed do not come
+		}
+		if ticks++; ticks == int(Patience/tick) {
+			giveUp()
+			<-answered // one at a time
+			return true
 		}
 	}
 }
