@@ -94,13 +94,13 @@ var table = append([]measurement{
 		name: "signup-warm",
 		what: "from the code to being signed in, with a database that was kept ready, beyond what signing in takes", reference: "20 ms",
 		pkg: "github.com/ouvira/ouvira/deploy/e2e", benchmark: "BenchmarkSignUp/warm", unit: millis, target: 1, atMost: true,
-		bound: "Some eight commits on two servers, two new connections of some 10 ms each (the control plane's and the node's first), and the pull of the route between.",
+		bound: "Five commits on two servers, two new connections of some 10 ms each (the control plane's and the node's first) whose caches are cold, and the pull of the route between.",
 	},
 	{
 		name: "signup-cold",
 		what: "from the code to being signed in, with a database that is made for it, beyond what signing in takes", reference: "one raw `CREATE DATABASE … TEMPLATE` and the seed of its owner",
 		pkg: "github.com/ouvira/ouvira/deploy/e2e", benchmark: "BenchmarkSignUp/cold", unit: millis, target: 1.2, atMost: true,
-		bound: "Who waits asks whether it is there every so often, as a browser does; and a role, rights and a marker are made besides the database.",
+		bound: "A role, rights and a marker are made besides the database, each step a commit that survives a kill; and the node's first login, on a new connection, is counted too.",
 	},
 	{
 		name: "backup",
