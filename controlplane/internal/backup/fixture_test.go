@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
@@ -42,7 +43,7 @@ type world struct {
 	runner   *operation.Runner
 	files    string // of the storage
 	pg       *fleettest.Prepared
-	admin    *pgx.Conn // superuser on the tenant server
+	admin    *pgxpool.Pool // superuser on the tenant server; of subtests that run at once
 	log      *slog.Logger
 }
 
@@ -65,8 +66,12 @@ func newWorldOn(t testing.TB, version string) *world {
 	w.files = filepath.Join(t.TempDir(), "backups")
 	w.furnish(t, operation.NewStore(w.Pool, unwoken{}))
 	w.pg = fleettest.TenantServer(t, version)
-	w.admin = testdb.Connect(t, w.pg.URL())
-	_, err := w.servers.Add(t.Context(), server.New{
+	var err error
+	if w.admin, err = pgxpool.New(t.Context(), w.pg.URL()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.admin.Close)
+	_, err = w.servers.Add(t.Context(), server.New{
 		Name: "a", URL: w.pg.ProvisionerURL, Capacity: server.Capacity{Databases: 100, Connections: 100},
 	}, nil)
 	if err != nil {
