@@ -54,6 +54,7 @@ var Known = []Setting{
 	{"OUVIRA_FAILPOINT_DIR", "Builds with the tag `failpoints`: where tests arm them."},
 	{"OUVIRA_TEST_DATABASE_URL", "Tests: a Postgres server to use instead of starting one."},
 	{"OUVIRA_TEST_PG18_BIN", "Tests: binaries of Postgres 18."},
+	{"OUVIRA_TEST_PG_TEMPLATES", "Tests: a folder where the processes of a run share what initdb makes."},
 }
 
 // aliases are names of the reference system for things that stay, and those of

@@ -9,11 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-)
 
-// scramIterations is Postgres' own default (SCRAM_SHA_256_DEFAULT_ITERATIONS).
-// Our passwords are 256 random bits: more iterations would only slow logins.
-const scramIterations = 4096
+	"github.com/ouvira/ouvira/shared/internal/stretch"
+)
 
 // verifierShape is what Postgres takes for a verifier. Anything else it takes
 // for a plain password and hashes again.
@@ -30,6 +28,11 @@ func NewPassword() string {
 // SCRAMVerifier computes what Postgres stores for an ASCII password (RFC 5802,
 // RFC 7677), so that the password itself is in no statement and in no log.
 func SCRAMVerifier(password string) (string, error) {
+	return SCRAMVerifierOf(password, stretch.Current().SCRAMIterations)
+}
+
+// SCRAMVerifierOf is SCRAMVerifier with iterations of the caller's choice.
+func SCRAMVerifierOf(password string, iterations int) (string, error) {
 	for i := range len(password) {
 		if password[i] < 0x21 || password[i] > 0x7e {
 			return "", errors.New("a SCRAM password must be printable ASCII")
@@ -37,10 +40,6 @@ func SCRAMVerifier(password string) (string, error) {
 	}
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt)
-	return scramVerifier(password, salt, scramIterations)
-}
-
-func scramVerifier(password string, salt []byte, iterations int) (string, error) {
 	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("derive the SCRAM key: %w", err)

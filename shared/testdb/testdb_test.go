@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/shared/testdb"
+	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
 
 // With this variable the test binary is one of several that share a server: it
@@ -205,6 +206,10 @@ func TestServersOfBothVersions(t *testing.T) {
 			if number != server.Binaries().Major || (version == testdb.PG18 && number != 18) {
 				t.Errorf("asked for %q, the server is %d", version, number)
 			}
+			// Both are copies of what initdb made once.
+			if one, other := identifier(t, server), identifier(t, testdb.Server(t, version)); one == other || one <= 0 || other <= 0 {
+				t.Errorf("the system identifiers of two servers are %d and %d", one, other)
+			}
 			if err := server.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -213,6 +218,15 @@ func TestServersOfBothVersions(t *testing.T) {
 			}
 		})
 	}
+}
+
+func identifier(t *testing.T, server *pgserver.Server) (identifier int64) {
+	t.Helper()
+	ask := "SELECT system_identifier FROM pg_control_system()"
+	if err := testdb.Connect(t, server.URL()).QueryRow(t.Context(), ask).Scan(&identifier); err != nil {
+		t.Fatal(err)
+	}
+	return identifier
 }
 
 func BenchmarkClone(b *testing.B) {

@@ -9,18 +9,22 @@ package stretch
 
 // Cost is what a derivation takes.
 type Cost struct {
-	MemoryKiB, Passes uint32 // of argon2id
+	// MemoryKiB and Passes are argon2id's, for the passwords of people.
+	MemoryKiB, Passes uint32
+	// SCRAMIterations are PBKDF2's, at both ends of a connection to Postgres.
+	SCRAMIterations int
 }
 
 // Real is the cost outside of tests: the first recommendation of OWASP's Password
-// Storage Cheat Sheet (19 MiB, two passes, one lane).
-var Real = Cost{MemoryKiB: 19 * 1024, Passes: 2}
+// Storage Cheat Sheet (19 MiB, two passes, one lane), and Postgres' own default
+// (SCRAM_SHA_256_DEFAULT_ITERATIONS). Passwords of roles are 256 random bits: more
+// iterations would only slow logins.
+var Real = Cost{MemoryKiB: 19 * 1024, Passes: 2, SCRAMIterations: 4096}
 
 var current = Real
 
 // Current is the cost in this process.
 func Current() Cost { return current }
 
-// Cheap is for a process that only tests, before its first test. Roles log in to Postgres
-// as always: how long that takes is part of what tests of pools observe.
-func Cheap() { current = Cost{MemoryKiB: 64, Passes: 1} }
+// Cheap is for a process that only tests, before its first test.
+func Cheap() { current = Cost{MemoryKiB: 64, Passes: 1, SCRAMIterations: 1} }

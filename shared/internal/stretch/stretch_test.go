@@ -10,7 +10,7 @@ import (
 // pays it unless it asked for less.
 func TestAProcessPaysTheRealCost(t *testing.T) {
 	t.Parallel()
-	want := stretch.Cost{MemoryKiB: 19456, Passes: 2}
+	want := stretch.Cost{MemoryKiB: 19456, Passes: 2, SCRAMIterations: 4096}
 	if got := stretch.Current(); got != want || stretch.Real != want {
 		t.Errorf("a process pays %+v of %+v, want %+v", got, stretch.Real, want)
 	}

@@ -13,34 +13,37 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb/guardian"
 )
 
 // Superuser is the name of the first role of every server made here.
 const Superuser = "postgres"
 
-// prepare makes the data directory unless an earlier run did, and returns the
-// superuser's password.
+// prepare makes the data directory unless an earlier run did, and knows the
+// superuser's password then.
 func (s *Server) prepare(ctx context.Context) error {
-	passwordFile := filepath.Join(s.dir, "password")
 	if s.initialised() {
 		if err := s.checkMajor(); err != nil {
 			return err
 		}
-		password, err := os.ReadFile(passwordFile)
-		if err != nil {
-			return fmt.Errorf("the password of the Postgres data in %s is not readable: %w. Run as the user who made it, or forget the data with `make reset`", s.dir, err)
-		}
-		s.password = strings.TrimSpace(string(password))
-		return nil
+		return s.readPassword()
 	}
-	// What an interrupted initdb left is of no use to anyone.
+	if s.options.Disposable {
+		return s.copyTemplate(ctx)
+	}
+	return s.initialise(ctx)
+}
+
+// initialise lets initdb make the data directory.
+func (s *Server) initialise(ctx context.Context) error {
+	// What an interrupted run left is of no use to anyone.
 	if err := os.RemoveAll(s.dataDir()); err != nil {
 		return fmt.Errorf("remove an unfinished data directory: %w", err)
 	}
 	s.password = rand.Text()
-	if err := os.WriteFile(passwordFile, []byte(s.password+"\n"), 0o600); err != nil {
-		return fmt.Errorf("%s cannot be written: %w. Make it writable, or choose another folder with OUVIRA_STATE", s.dir, err)
+	if err := s.writePassword(); err != nil {
+		return err
 	}
 	if err := os.Mkdir(s.dataDir(), 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
@@ -51,11 +54,36 @@ func (s *Server) prepare(ctx context.Context) error {
 	return s.initdb(ctx)
 }
 
+func (s *Server) passwordFile() string { return filepath.Join(s.dir, "password") }
+
+func (s *Server) readPassword() error {
+	password, err := os.ReadFile(s.passwordFile())
+	if err != nil {
+		return fmt.Errorf("the password of the Postgres data in %s is not readable: %w. Run as the user who made it, or forget the data with `make reset`", s.dir, err)
+	}
+	s.password = strings.TrimSpace(string(password))
+	return nil
+}
+
+func (s *Server) writePassword() error {
+	if err := os.WriteFile(s.passwordFile(), []byte(s.password+"\n"), 0o600); err != nil {
+		return fmt.Errorf("%s cannot be written: %w. Make it writable, or choose another folder with OUVIRA_STATE", s.dir, err)
+	}
+	return nil
+}
+
 // initialised is true once initdb came to its end, which our mark says:
 // PG_VERSION is among the first files it writes.
 func (s *Server) initialised() bool {
 	_, err := os.Stat(s.mark())
 	return err == nil
+}
+
+func (s *Server) writeMark() error {
+	if err := os.WriteFile(s.mark(), []byte(strconv.Itoa(s.binaries.Major)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("say that the data directory is complete: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) mark() string    { return filepath.Join(s.dir, "initialised") }
@@ -93,7 +121,16 @@ func (s *Server) initdb(ctx context.Context) error {
 	// initdb runs as the server's user and has to read the password from a
 	// file: a copy that lives as long as it does.
 	handed := filepath.Join(s.dir, "initdb-password")
-	if err := os.WriteFile(handed, []byte(s.password), 0o600); err != nil {
+	secret := s.password
+	if s.options.Disposable {
+		// Every connection has to derive its key from the password again: the least
+		// that Postgres allows will do for data that no one will miss.
+		var err error
+		if secret, err = pg.SCRAMVerifierOf(s.password, 1); err != nil {
+			return fmt.Errorf("initdb: %w", err)
+		}
+	}
+	if err := os.WriteFile(handed, []byte(secret), 0o600); err != nil {
 		return fmt.Errorf("initdb: %w", err)
 	}
 	defer os.Remove(handed)
@@ -127,10 +164,7 @@ func (s *Server) initdb(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("initdb could not make a data directory in %s%s: %w: %s", s.dir, s.asUser(), err, lastLines(out.String(), 5))
 	}
-	if err := os.WriteFile(s.mark(), []byte(strconv.Itoa(s.binaries.Major)+"\n"), 0o600); err != nil {
-		return fmt.Errorf("initdb: %w", err)
-	}
-	return nil
+	return s.writeMark()
 }
 
 // characterType sorts letters from other signs beyond ASCII, while text is

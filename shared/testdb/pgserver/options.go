@@ -34,11 +34,12 @@ func TestSettings() map[string]string {
 		"fsync":                      "off",
 		"full_page_writes":           "off",
 		"max_connections":            "500",
-		"shared_buffers":             "128MB",
+		"shared_buffers":             "32MB",
 		"wal_level":                  "logical",
-		"max_wal_size":               "4GB",
+		"max_wal_size":               "512MB", // often in memory
 		"checkpoint_timeout":         "30min",
-		"autovacuum_naptime":         "5min",
+		"autovacuum":                 "off",
+		"jit":                        "off", // no query of a test is worth a compiler
 		"max_locks_per_transaction":  "256",
 		"log_min_duration_statement": "-1",
 	}

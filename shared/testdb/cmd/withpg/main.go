@@ -5,7 +5,8 @@
 // The command finds the server's URL in OUVIRA_TEST_DATABASE_URL and, with -18,
 // the binaries of Postgres 18 in OUVIRA_TEST_PG18_BIN; with -on18 the server is
 // of that version instead of the system's. Where memory has room, the server and
-// the command's temporary files lie there (TMPDIR). withpg ends with the command's
+// the command's temporary files lie there (TMPDIR), and what initdb makes for further
+// servers of the run (OUVIRA_TEST_PG_TEMPLATES). withpg ends with the command's
 // exit code, and the server with withpg. With -keep the server of a failed run
 // stays until Ctrl-C, to look at the databases of the failed tests.
 package main
@@ -74,6 +75,11 @@ func run(arguments []string) (code int, err error) {
 		options.Dir = filepath.Join(temporary, "postgres")
 		// What Go builds is large and stays where it was.
 		environment = append(environment, "GOTMPDIR="+cmp.Or(os.Getenv("GOTMPDIR"), os.TempDir()), "TMPDIR="+temporary)
+		templates := filepath.Join(temporary, "templates")
+		if err := os.Setenv(pgserver.TemplatesVariable, templates); err != nil {
+			return 1, err
+		}
+		environment = append(environment, pgserver.TemplatesVariable+"="+templates)
 	}
 	server, err := pgserver.Start(ctx, options)
 	if err != nil {
