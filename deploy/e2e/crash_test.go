@@ -381,11 +381,16 @@ func fileOf(dir, point string) string {
 	return filepath.Join(dir, strings.ReplaceAll(point, "/", "."))
 }
 
-// clean checks the servers: one database and one role for each tenant that has any,
-// nothing else of ours, and nothing that the doctor would find.
-func clean(t *testing.T, s *stack.Stack) {
+// clean checks the servers: one database and one role for each tenant that has any, and
+// those that restores and moves have left (kept), nothing else of ours, and nothing that
+// the doctor would find.
+func clean(t *testing.T, s *stack.Stack, kept ...string) {
 	t.Helper()
-	recorded := column[string](t, s.Demo().Postgres.Control, "SELECT database_name FROM control.tenants WHERE database_name IS NOT NULL ORDER BY 1")
+	recorded := column[string](t, s.Demo().Postgres.Control, `
+		SELECT database_name FROM control.tenants WHERE database_name IS NOT NULL
+		UNION ALL SELECT database_name FROM control.retired_databases WHERE dropped_at IS NULL`)
+	recorded = append(recorded, kept...)
+	slices.Sort(recorded)
 	var databases, roles []string
 	for _, server := range []string{stack.PGA, stack.PGB} {
 		databases = append(databases, column[string](t, s.PostgresURL(server), "SELECT datname::text FROM pg_database WHERE datname LIKE 'ov\\_%'")...)

@@ -26,9 +26,10 @@ const (
 )
 
 // A tenant's server has no space left on its disk: its tenants hear 503 and never
-// another failure, a tenant that is to be made there waits and says why, the other
-// server's tenants notice nothing, and with space again all is well without a restart
-// of a node: what was acknowledged is there.
+// another failure. A tenant that is to be made there, one that moves there and one that
+// is put back to a backup wait and say why, and are served meanwhile; the other server's
+// tenants notice nothing. With space again all is well without a restart of a node: what
+// was acknowledged is there.
 //
 // The disk is a small one of its own in a mount namespace of its own, so this test
 // runs as a child.
@@ -88,6 +89,10 @@ func fullDisk(t *testing.T, s *stack.Stack, disk string) {
 	hit := work(t, on["a"].app, on["a"].slug, 4, 3000) // of a tenth of a second
 	neighbour := work(t, on["b"].app, on["b"].slug, 4, 0)
 	hit.more(t, 50)
+	finished(t, s, operator, "/v1/tenants", newTenant("put-back"))
+	finished(t, s, operator, "/v1/tenants/put-back/backup", nil)
+	backup := column[string](t, s.Demo().Postgres.Control, "SELECT b.id::text FROM control.backups b JOIN control.tenants t ON t.id = b.tenant_id WHERE t.slug = 'put-back'")[0]
+	_, moved := tenantDatabase(t, s, on["b"].slug)
 	pids := fmt.Sprint(s.PID(stack.DataNode(0)), s.PID(stack.DataNode(1)), s.PID(stack.Control), s.PID(stack.Worker))
 
 	fill(t, disk)
@@ -108,7 +113,18 @@ func fullDisk(t *testing.T, s *stack.Stack, disk string) {
 		return refused >= 5, fmt.Sprintf("%d writes were refused", refused)
 	})
 	neighbour.more(t, 50)
-	waits(t, s, operator)
+	for slug, call := range map[string]struct {
+		path string
+		body any
+	}{
+		"no-space":   {"/v1/tenants", newTenant("no-space")},
+		"put-back":   {"/v1/tenants/put-back/restore", map[string]string{"backup_id": backup}},
+		on["b"].slug: {"/v1/tenants/" + on["b"].slug + "/move", map[string]string{"server": "a"}},
+	} {
+		must(t, operator.Want(t.Context(), http.StatusAccepted, http.MethodPost, call.path, call.body, nil))
+		waits(t, s, slug)
+	}
+	neighbour.more(t, 50)
 
 	must(t, os.Remove(filepath.Join(disk, ballast)))
 	must(t, s.Start(t.Context(), stack.PGA)) // where Postgres had given up
@@ -123,26 +139,31 @@ func fullDisk(t *testing.T, s *stack.Stack, disk string) {
 		address, _ := tenantDatabase(t, s, l.prefix)
 		l.replay(t, address)
 	}
-	if status := column[string](t, s.Demo().Postgres.Control, "SELECT status FROM control.tenants WHERE slug = 'no-space'"); len(status) != 1 || status[0] != "active" {
-		t.Errorf("the tenant that waited for space is %v", status)
+	for _, slug := range []string{"no-space", "put-back", on["b"].slug} {
+		is := column[string](t, s.Demo().Postgres.Control, `
+			SELECT concat_ws(' ', t.status, t.route_mode, 'on', s.name, o.status, o.error)
+			FROM control.tenants t JOIN control.servers s ON s.id = t.server_id
+			JOIN LATERAL (SELECT o.status, o.error FROM control.operations o WHERE o.tenant_id = t.id ORDER BY o.id DESC LIMIT 1) o ON true
+			WHERE t.slug = $1`, slug)
+		if len(is) != 1 || is[0] != "active serve on a succeeded" {
+			t.Errorf("%s, which waited for space, is %v", slug, is)
+		}
 	}
-	clean(t, s)
+	clean(t, s, moved) // where it was, it is kept for a while
 }
 
-// waits asks for a tenant on the full server: it says that there is no space, and waits
-// for it.
-func waits(t *testing.T, s *stack.Stack, operator stack.API) {
+func newTenant(slug string) map[string]any {
+	return map[string]any{"slug": slug, "name": "Company", "server": "a", "owner": map[string]string{"email": "owner@" + slug + ".example", "full_name": "Owner"}}
+}
+
+// waits until the tenant's operation says that it is in want of something.
+func waits(t *testing.T, s *stack.Stack, slug string) {
 	t.Helper()
-	must(t, operator.Want(t.Context(), http.StatusAccepted, http.MethodPost, "/v1/tenants", map[string]any{
-		"slug": "no-space", "name": "Company", "server": "a", "owner": map[string]string{"email": "owner@no-space.example", "full_name": "Owner"},
-	}, nil))
 	eventually(t, time.Minute, func() (bool, string) {
-		why := column[string](t, s.Demo().Postgres.Control, "SELECT o.status || ' ' || COALESCE(o.error::text, '') FROM control.operations o JOIN control.tenants t ON t.id = o.tenant_id WHERE t.slug = 'no-space'")
-		if len(why) == 1 && len(why[0]) > len("running ") {
-			t.Logf("a tenant on a full server: %s", why[0])
-			return true, ""
-		}
-		return false, fmt.Sprintf("the operation says nothing: %v", why)
+		why := column[string](t, s.Demo().Postgres.Control, `
+			SELECT COALESCE(o.error ->> 'code', '') FROM control.operations o JOIN control.tenants t ON t.id = o.tenant_id
+			WHERE t.slug = $1 ORDER BY o.id DESC LIMIT 1`, slug)
+		return len(why) == 1 && why[0] == "server_full", fmt.Sprintf("the operation of %s says %q", slug, why)
 	})
 }
 
