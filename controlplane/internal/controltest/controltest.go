@@ -73,15 +73,14 @@ func build(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("parse the template's address: %w", err)
 	}
-	var verifiers [2]string
-	for i := range verifiers {
-		if verifiers[i], err = pg.SCRAMVerifier(pg.NewPassword()); err != nil {
-			return err
-		}
+	// The roles are those of the whole server, on which other packages' tests log in.
+	verifier, err := pg.SCRAMVerifier(testdb.RolePassword)
+	if err != nil {
+		return err
 	}
 	name := strings.TrimPrefix(u.Path, "/")
 	err = migrations.BootstrapControl(ctx, address, migrations.ControlBootstrap{
-		Database: name, ControlVerifier: verifiers[0], NodeVerifier: verifiers[1],
+		Database: name, ControlVerifier: verifier, NodeVerifier: verifier,
 	})
 	if err != nil {
 		return err

@@ -106,7 +106,7 @@ func Tables() map[string]string {
 	)
 	return map[string]string{
 		"audit_log": never, "payments": never, "support_codes": never,
-		"tenants": tenants, "routes": tenants, "audit_heads": tenants, "restores": tenants, "retired_databases": tenants,
+		"tenants": tenants, "routes": tenants, "audit_heads": tenants, "restores": tenants, "retired_databases": tenants, "tenant_sizes": tenants,
 		"plans": fleet, "servers": fleet, "operators": fleet, "operator_factors": fleet, "operator_backup_codes": fleet, "operator_api_keys": fleet,
 		"webhook_endpoints": fleet, "backup_rules": fleet, "warm_targets": fleet,
 		"route_clock": replace, "share_history": replace, "reclaim_lease": replace, "warm_databases": replace, "usage_visits": replace,

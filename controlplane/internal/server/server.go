@@ -129,7 +129,7 @@ const stored = `
 const selectServers = `
 	SELECT s.id, s.name, s.host, s.port, s.tls_mode, s.region, s.status, s.postgres_version,
 	       s.max_databases, s.max_connections, s.max_storage_mb, u.used,
-	       (SELECT COALESCE(sum(control.seen_bytes(d.tenant_id)), 0)::bigint FROM (` + stored + `) d WHERE d.server_id = s.id),
+	       (SELECT COALESCE(sum(z.bytes), 0)::bigint FROM (` + stored + `) d JOIN control.tenant_sizes z USING (tenant_id) WHERE d.server_id = s.id),
 	       (SELECT count(*) FROM control.tenants t WHERE t.server_id = s.id), s.created_at, s.updated_at
 	FROM control.servers s
 	CROSS JOIN LATERAL (SELECT count(*) AS used FROM (` + databases + `) d WHERE d.server_id = s.id) u`
@@ -307,7 +307,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, wanted string, bytes int
 func crowded(ctx context.Context, tx pgx.Tx, server uuid.UUID, bytes int64) (full bool, err error) {
 	err = tx.QueryRow(ctx, `
 		SELECT s.max_storage_mb > 0 AND $2 + CASE WHEN s.max_storage_mb > 0 THEN
-		           (SELECT COALESCE(sum(control.seen_bytes(d.tenant_id)), 0) FROM (`+stored+`) d WHERE d.server_id = s.id) ELSE 0 END
+		           (SELECT COALESCE(sum(z.bytes), 0) FROM (`+stored+`) d JOIN control.tenant_sizes z USING (tenant_id) WHERE d.server_id = s.id) ELSE 0 END
 		       > s.max_storage_mb * 1048576::bigint
 		FROM control.servers s WHERE s.id = $1`, server, bytes).Scan(&full)
 	if err != nil {

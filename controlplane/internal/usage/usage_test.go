@@ -38,6 +38,15 @@ func one[T any](t *testing.T, conn pg.Querier, sql string, args ...any) T {
 	return v
 }
 
+// tenant is a row of one, without a database.
+func tenant(t *testing.T, control controltest.Control) uuid.UUID {
+	t.Helper()
+	id := uuid.Must(uuid.NewV7())
+	exec(t, control.Pool, `INSERT INTO control.tenants (id, slug, name, status, plan_id)
+		SELECT $1::uuid, 'a' || right($1::uuid::text, 12), 'A', 'active', id FROM control.plans`, id)
+	return id
+}
+
 // Sizes and connections come from real servers; a quota is told of once until the
 // tenant is below it again, and the neighbour's is its own.
 func TestWhatIsSeenOnServers(t *testing.T) {
@@ -137,11 +146,7 @@ func TestWhatNodesReport(t *testing.T) {
 	t.Parallel()
 	control := controltest.New(t)
 	node := testdb.Connect(t, control.NodeURL)
-	acme, globex := uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
-	for _, id := range []uuid.UUID{acme, globex} {
-		exec(t, control.Pool, `INSERT INTO control.tenants (id, slug, name, status, plan_id)
-			SELECT $1::uuid, 'a' || right($1::uuid::text, 12), 'A', 'active', id FROM control.plans`, id)
-	}
+	acme, globex := tenant(t, control), tenant(t, control)
 	report := func(instance string, sequence int64, tenants []uuid.UUID, counts ...[]int64) error {
 		_, err := node.Exec(t.Context(), "SELECT node.report_usage($1, $2, $3, $4, $5, $6)", instance, sequence, tenants, counts[0], counts[1], counts[2])
 		return err
