@@ -237,6 +237,7 @@ func (m *terminal) operations(w *world) {
 	m.run("operation watch " + id)
 	m.run("operation list --status cancelled --kind tenant.clone")
 	m.run("operation list --status sleeping")
+	m.run("operation list --unresolved")
 	stop()
 	m.run("operation watch " + newest("kind = 'tenant.clone' AND status = 'succeeded'"))
 	m.golden("operation")

@@ -362,6 +362,8 @@ func TestDoctor(t *testing.T) {
 			switch {
 			case r.URL.Path == "/v1/servers":
 				_, _ = w.Write([]byte(`{"items":[{"id":"s-1","name":"a","status":"draining"},{"id":"s-2","name":"b","status":"offline"},{"id":"s-3","name":"c","status":"active"}],"next_cursor":null}`))
+			case r.URL.Path == "/v1/operations" && r.URL.Query().Get("unresolved") != "true":
+				t.Error("asked for operations that nobody has to look after")
 			case r.URL.Path != "/v1/reconcile":
 				_, _ = w.Write([]byte(`{"items":[],"next_cursor":null}`))
 			case r.URL.Query().Get("server") == "s-2":

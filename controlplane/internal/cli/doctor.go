@@ -67,8 +67,8 @@ func (a *app) doctor() *cobra.Command {
 	var fix bool
 	c := &cobra.Command{
 		Use: "doctor", Short: "Compare what the control plane believes with what the servers hold", Args: cobra.NoArgs,
-		Long: "Looks at the servers, at operations that failed, and at whether what the control database says is\n" +
-			"what the Postgres servers hold. Exit code 1 when tenants are affected.\n\n" +
+		Long: "Looks at the servers, at operations that failed and were not made good since, and at whether\n" +
+			"what the control database says is what the Postgres servers hold. Exit code 1 when tenants are affected.\n\n" +
 			"With --fix it mends what is provably ours and follows from what the control database says (rights,\n" +
 			"limits, fences left behind, signing keys that are gone, versions, what purged tenants have left), and looks again.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -168,7 +168,7 @@ func (a *app) examine(ctx context.Context, c *client, servers []server) ([]findi
 			Action:  "Add a server (ouvira server add).",
 		})
 	}
-	failed, err := all[operation](ctx, c, "/v1/operations", url.Values{"status": {"failed"}}, 20)
+	failed, err := all[operation](ctx, c, "/v1/operations", url.Values{"unresolved": {"true"}}, 20)
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,7 @@ func operationPath(id string) string { return "/v1/operations/" + url.PathEscape
 
 func (a *app) operationList() *cobra.Command {
 	var status, kind string
+	var unresolved bool
 	var limit int
 	c := &cobra.Command{
 		Use: "list", Short: "List operations, the newest first", Args: cobra.NoArgs,
@@ -100,6 +101,9 @@ func (a *app) operationList() *cobra.Command {
 					query.Set(name, value)
 				}
 			}
+			if unresolved {
+				query.Set("unresolved", "true")
+			}
 			items, err := all[operation](cmd.Context(), client, "/v1/operations", query, limit)
 			if err != nil {
 				return err
@@ -109,6 +113,7 @@ func (a *app) operationList() *cobra.Command {
 	}
 	c.Flags().StringVar(&status, "status", "", "queued, running, succeeded, failed or cancelled")
 	c.Flags().StringVar(&kind, "kind", "", "such as tenant.move")
+	c.Flags().BoolVar(&unresolved, "unresolved", false, "only what has failed, and has not succeeded since")
 	c.Flags().IntVar(&limit, "limit", 50, "at most so many (0: all)")
 	return c
 }

@@ -63,10 +63,12 @@ type listOperationsInput struct {
 
 	Kind   string           `query:"kind" maxLength:"100"`
 	Status operation.Status `query:"status" enum:"queued,running,succeeded,failed,cancelled"`
+
+	Unresolved bool `query:"unresolved" doc:"Only those that have failed, where the same has not succeeded since."`
 }
 
 func (a *api) listOperations(ctx context.Context, in *listOperationsInput) (*body[List[Operation]], error) {
-	return a.operationsPage(ctx, in.Paging, operation.Filter{Kind: in.Kind, Status: in.Status})
+	return a.operationsPage(ctx, in.Paging, operation.Filter{Kind: in.Kind, Status: in.Status, Unresolved: in.Unresolved})
 }
 
 func (a *api) operationsPage(ctx context.Context, p Paging, f operation.Filter) (*body[List[Operation]], error) {

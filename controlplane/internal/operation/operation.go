@@ -240,8 +240,11 @@ type Filter struct {
 	TenantID uuid.UUID
 	Kind     string
 	Status   Status
-	Before   uuid.UUID // only older ones: the last id of the previous page
-	Limit    int       // default 50, at most 500
+	// Unresolved leaves those that have failed and where the same did not succeed since,
+	// of tenants that are not purged: what somebody has to look after.
+	Unresolved bool
+	Before     uuid.UUID // only older ones: the last id of the previous page
+	Limit      int       // default 50, at most 500
 }
 
 // List returns operations, the newest first.
@@ -255,8 +258,13 @@ func (s *Store) List(ctx context.Context, f Filter) ([]*Operation, error) {
 		  AND ($2::text = '' OR o.kind = $2)
 		  AND ($3::text = '' OR o.status = $3)
 		  AND ($4::uuid = $6 OR o.id < $4)
+		  AND (NOT $7 OR o.status = 'failed' AND NOT EXISTS (
+		      SELECT FROM control.operations n
+		      WHERE n.kind = o.kind AND n.status = 'succeeded' AND n.id > o.id
+		        AND (n.tenant_id = o.tenant_id OR n.tenant_id IS NULL AND o.tenant_id IS NULL AND n.params = o.params))
+		      AND NOT EXISTS (SELECT FROM control.tenants t WHERE t.id = o.tenant_id AND t.status = 'purged'))
 		ORDER BY o.id DESC LIMIT $5`,
-		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 500), uuid.Nil)
+		f.TenantID, f.Kind, f.Status, f.Before, min(limit, 500), uuid.Nil, f.Unresolved)
 	if err != nil {
 		return nil, fmt.Errorf("list operations: %w", err)
 	}

@@ -288,6 +288,45 @@ func TestListPagesAndFilters(t *testing.T) {
 	}
 }
 
+// What failed is nobody's business any more when the same has succeeded since, for that
+// tenant, or when the tenant is purged.
+func TestFailuresAreMadeGood(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	tenants := map[string]uuid.UUID{}
+	for slug, status := range map[string]string{"acme": "active", "globex": "active", "gone": "purged"} {
+		tenants[slug] = uuid.New()
+		e.exec(t, "INSERT INTO control.tenants (id, slug, name, status, plan_id) SELECT $1, $2, 'A', $3, id FROM control.plans LIMIT 1", tenants[slug], slug, status)
+	}
+	ended := func(kind, status, slug, params string) uuid.UUID {
+		t.Helper()
+		id := uuid.Must(uuid.NewV7())
+		e.exec(t, `INSERT INTO control.operations (id, kind, status, tenant_id, params, created_by, finished_at)
+			VALUES ($1, $2, $3, $4, $5, 'operator:1', now())`, id, kind, status, uuid.NullUUID{UUID: tenants[slug], Valid: slug != ""}, params)
+		return id
+	}
+	ended("move", "succeeded", "acme", "{}")
+	want := []uuid.UUID{
+		ended("move", "failed", "acme", "{}"),
+		ended("backup", "failed", "globex", "{}"),
+		ended("drain", "failed", "", `{"server": "a"}`),
+	}
+	ended("backup", "failed", "acme", "{}")
+	ended("backup", "succeeded", "acme", "{}")
+	ended("drain", "failed", "", `{"server": "b"}`)
+	ended("drain", "succeeded", "", `{"server": "b"}`)
+	ended("move", "cancelled", "globex", "{}")
+	ended("delete", "failed", "gone", "{}")
+	list, err := e.List(t.Context(), Filter{Unresolved: true})
+	var got []uuid.UUID
+	for _, o := range slices.Backward(list) {
+		got = append(got, o.ID)
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, want %v; %v", got, want, err)
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
