@@ -164,20 +164,21 @@ func (a *attempt) signingKeys(ctx context.Context) error {
 	})
 }
 
-// unseen has all databases looked at that were not since this operation was asked for, or
-// since their signing key was rotated, and counts them.
+// unseen has all databases looked at that were not since all processes seal with the new
+// key, or since their signing key was rotated, and counts them.
 func (a *attempt) unseen(ctx context.Context) (count int, err error) {
 	err = a.s.db.QueryRow(ctx, `
 		WITH unseen AS (
 			SELECT t.id, l.due_at > now() AS planned FROM control.tenants t
 			LEFT JOIN control.database_looks l ON l.tenant_id = t.id AND l.incarnation = t.incarnation
 			WHERE t.status IN ('active', 'suspended', 'deleted') AND t.server_id IS NOT NULL AND (
-			    l.looked_at IS NULL OR l.looked_at < $1 OR l.looked_at < (
+			    l.looked_at IS NULL OR l.looked_at < (
+			        SELECT s.finished_at FROM control.operation_steps s WHERE s.operation_id = $1 AND s.name = $3) OR l.looked_at < (
 			        SELECT max(o.finished_at) FROM control.operations o WHERE o.tenant_id = t.id AND o.kind = $2 AND o.status = 'succeeded'))
 		), asked AS (
 			UPDATE control.database_looks l SET due_at = now() FROM unseen u WHERE l.tenant_id = u.id AND u.planned
 		)
-		SELECT count(*) FROM unseen`, a.run.CreatedAt, provision.KindRotateKey).Scan(&count)
+		SELECT count(*) FROM unseen`, a.run.ID, provision.KindRotateKey, stepKnown).Scan(&count)
 	if err != nil {
 		return 0, fmt.Errorf("have the databases looked at: %w", err)
 	}

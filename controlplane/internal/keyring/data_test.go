@@ -232,3 +232,42 @@ func TestSec38TheDataKeyIsRotated(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
+
+// A node that did not seal with the new key yet has sealed a second factor, when a worker
+// had looked into the database for the rotation, which waits for that node: the database
+// is looked at again.
+func TestSec38WhatANodeSealsMeanwhileIsFound(t *testing.T) {
+	t.Parallel()
+	w := newDataWorld(t)
+	conn := w.database(t, w.acme)
+	for _, sql := range []string{"DELETE FROM public.two_factors", "UPDATE ouvira.signing_keys SET private_sealed = ''"} { // nothing else needs a look
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.node(t, w.old)
+	if err := w.keys.Tell(t.Context(), "api"); err != nil {
+		t.Fatal(err)
+	}
+	op, err := w.keys.Rotate(t.Context(), owner(), keyring.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.round(t)
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.database_looks WHERE looked_at IS NOT NULL AND secrets = '{}'"); n != 1 {
+		t.Fatalf("%d databases have no secrets", n)
+	}
+	w.secret(t, w.acme, w.old)
+	w.node(t, w.fresh)
+	sealed := false
+	for n := 0; !w.Get(t, op).Status.Finished(); n++ {
+		if n == 30 {
+			t.Fatalf("the rotation does not end: %+v", w.Get(t, op))
+		}
+		w.round(t)
+		sealed = len(w.nodeSeals(t, w.fresh)) > 0 || sealed
+	}
+	if !sealed {
+		t.Error("the rotation has ended, and a second factor is under the earlier key")
+	}
+}
