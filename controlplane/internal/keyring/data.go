@@ -12,6 +12,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/shared/failpoint"
 	"github.com/ouvira/ouvira/shared/fault"
 )
 
@@ -88,7 +89,7 @@ func (a *attempt) look(ctx context.Context, kind, condition string) (left, error
 func (a *attempt) actor() *audit.Actor { return audit.Worker(a.run.ID.String()) }
 
 // replace has the tenants given something new, some at a time, until none is left.
-func (a *attempt) replace(ctx context.Context, what string, l left, atOnce int, ask func(id uuid.UUID) error) error {
+func (a *attempt) replace(ctx context.Context, step, what string, l left, atOnce int, ask func(id uuid.UUID) error) error {
 	begun := 0
 	for _, id := range l.next {
 		if l.underway+begun >= atOnce {
@@ -98,6 +99,7 @@ func (a *attempt) replace(ctx context.Context, what string, l left, atOnce int, 
 		if err != nil && !fault.Is(err, fault.KindConflict) { // it is suspended, deleted or moved at this moment
 			return err
 		}
+		failpoint.Hit(ctx, failpointAt(step))
 		begun++
 	}
 	switch count := len(l.next) + l.underway + l.waiting; {
@@ -123,7 +125,7 @@ func (a *attempt) credentials(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = a.replace(ctx, "password", l, passwordsAtOnce, func(id uuid.UUID) error {
+	err = a.replace(ctx, stepCredentials, "password", l, passwordsAtOnce, func(id uuid.UUID) error {
 		_, err := a.tenants.Rotate(ctx, a.actor(), id)
 		return err
 	})
@@ -158,7 +160,7 @@ func (a *attempt) signingKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.replace(ctx, "signing key", l, signingKeysAtOnce, func(id uuid.UUID) error {
+	return a.replace(ctx, stepSigningKeys, "signing key", l, signingKeysAtOnce, func(id uuid.UUID) error {
 		_, err := a.tenants.RotateKey(ctx, a.actor(), id, provision.KeyRotation{})
 		return err
 	})
@@ -201,6 +203,7 @@ func (a *attempt) secrets(ctx context.Context) error {
 		return fmt.Errorf("count what nodes have to seal anew: %w", err)
 	}
 	if count > 0 {
+		failpoint.Hit(ctx, failpointAt(stepSecrets))
 		return operation.Later("resealing", fmt.Sprintf("%d databases hold second factors, or messages that wait, which an earlier key has sealed.", count),
 			"Nothing: nodes seal them anew, as long as one runs.").In(again)
 	}
