@@ -189,9 +189,9 @@ func TestSec38TheKeysAreRotatedByCommandUnderLoad(t *testing.T) {
 	crowd := []*people{openDoor(t, s, b, demo(s, "acme"), true), openDoor(t, s, b, demo(s, "globex"), false)}
 	more := func() { // people come who were not there yet, to both nodes
 		t.Helper()
-		for _, p := range crowd {
-			before := p.journeys()
-			eventually(t, recovery, func() (bool, string) { return p.journeys() > before+3, p.slug + " is not served" })
+		began := []int{crowd[0].journeys(), crowd[1].journeys()}
+		for i, p := range crowd {
+			eventually(t, recovery, func() (bool, string) { return p.journeys() > began[i]+3, p.slug + " is not served" })
 		}
 	}
 	restart := func() {
