@@ -12,6 +12,7 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
+	"github.com/ouvira/ouvira/shared/failpoint"
 	"github.com/ouvira/ouvira/shared/fault"
 )
 
@@ -88,7 +89,7 @@ func (a *attempt) look(ctx context.Context, kind, condition string) (left, error
 func (a *attempt) actor() *audit.Actor { return audit.Worker(a.run.ID.String()) }
 
 // replace has the tenants given something new, some at a time, until none is left.
-func (a *attempt) replace(ctx context.Context, what string, l left, atOnce int, ask func(id uuid.UUID) error) error {
+func (a *attempt) replace(ctx context.Context, step, what string, l left, atOnce int, ask func(id uuid.UUID) error) error {
 	begun := 0
 	for _, id := range l.next {
 		if l.underway+begun >= atOnce {
@@ -98,6 +99,7 @@ func (a *attempt) replace(ctx context.Context, what string, l left, atOnce int, 
 		if err != nil && !fault.Is(err, fault.KindConflict) { // it is suspended, deleted or moved at this moment
 			return err
 		}
+		failpoint.Hit(ctx, failpointAt(step))
 		begun++
 	}
 	switch count := len(l.next) + l.underway + l.waiting; {
@@ -123,7 +125,7 @@ func (a *attempt) credentials(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = a.replace(ctx, "password", l, passwordsAtOnce, func(id uuid.UUID) error {
+	err = a.replace(ctx, stepCredentials, "password", l, passwordsAtOnce, func(id uuid.UUID) error {
 		_, err := a.tenants.Rotate(ctx, a.actor(), id)
 		return err
 	})
@@ -158,26 +160,27 @@ func (a *attempt) signingKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.replace(ctx, "signing key", l, signingKeysAtOnce, func(id uuid.UUID) error {
+	return a.replace(ctx, stepSigningKeys, "signing key", l, signingKeysAtOnce, func(id uuid.UUID) error {
 		_, err := a.tenants.RotateKey(ctx, a.actor(), id, provision.KeyRotation{})
 		return err
 	})
 }
 
-// unseen has all databases looked at that were not since this operation was asked for, or
-// since their signing key was rotated, and counts them.
+// unseen has all databases looked at that were not since all processes seal with the new
+// key, or since their signing key was rotated, and counts them.
 func (a *attempt) unseen(ctx context.Context) (count int, err error) {
 	err = a.s.db.QueryRow(ctx, `
 		WITH unseen AS (
 			SELECT t.id, l.due_at > now() AS planned FROM control.tenants t
 			LEFT JOIN control.database_looks l ON l.tenant_id = t.id AND l.incarnation = t.incarnation
 			WHERE t.status IN ('active', 'suspended', 'deleted') AND t.server_id IS NOT NULL AND (
-			    l.looked_at IS NULL OR l.looked_at < $1 OR l.looked_at < (
+			    l.looked_at IS NULL OR l.looked_at < (
+			        SELECT s.finished_at FROM control.operation_steps s WHERE s.operation_id = $1 AND s.name = $3) OR l.looked_at < (
 			        SELECT max(o.finished_at) FROM control.operations o WHERE o.tenant_id = t.id AND o.kind = $2 AND o.status = 'succeeded'))
 		), asked AS (
 			UPDATE control.database_looks l SET due_at = now() FROM unseen u WHERE l.tenant_id = u.id AND u.planned
 		)
-		SELECT count(*) FROM unseen`, a.run.CreatedAt, provision.KindRotateKey).Scan(&count)
+		SELECT count(*) FROM unseen`, a.run.ID, provision.KindRotateKey, stepKnown).Scan(&count)
 	if err != nil {
 		return 0, fmt.Errorf("have the databases looked at: %w", err)
 	}
@@ -200,6 +203,7 @@ func (a *attempt) secrets(ctx context.Context) error {
 		return fmt.Errorf("count what nodes have to seal anew: %w", err)
 	}
 	if count > 0 {
+		failpoint.Hit(ctx, failpointAt(stepSecrets))
 		return operation.Later("resealing", fmt.Sprintf("%d databases hold second factors, or messages that wait, which an earlier key has sealed.", count),
 			"Nothing: nodes seal them anew, as long as one runs.").In(again)
 	}

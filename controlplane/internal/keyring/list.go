@@ -110,19 +110,47 @@ func (s *Service) ofKind(kind Kind, processes []process, values map[int64][]Need
 			ids[uint32(id)] = Missing
 		}
 	}
-	return s.describe(kind, ids, sealing, settled, values)
+	return s.describe(kind, ids, twins(processes), sealing, settled, values)
 }
 
-func (s *Service) describe(kind Kind, ids map[uint32]State, sealing map[uint32]int, settled bool, values map[int64][]Need) []Key {
+// twins are ids of one data key: the one that dataplane keys generate has made has an id
+// for what is sealed to nodes and another one for what they seal. A key is removed as a
+// whole, so what needs the one needs the other. In the rings of a node keys stand as in
+// its file.
+func twins(processes []process) map[uint32]uint32 {
+	twin := map[uint32]uint32{}
+	for _, p := range processes {
+		credentials, nodes := p.rings[useCredentials].Keys, p.rings[useNodes].Keys
+		if !p.node || len(credentials) != len(nodes) {
+			continue
+		}
+		for i, id := range credentials {
+			if id != nodes[i] {
+				twin[id], twin[nodes[i]] = nodes[i], id
+			}
+		}
+	}
+	return twin
+}
+
+func (s *Service) describe(kind Kind, ids map[uint32]State, twin map[uint32]uint32, sealing map[uint32]int, settled bool, values map[int64][]Need) []Key {
 	keys := make([]Key, 0, len(ids))
 	for _, id := range slices.Sorted(maps.Keys(ids)) {
 		k := Key{Kind: kind, ID: id, State: ids[id], Needs: slices.Clone(values[int64(id)])}
 		if k.State == Opens {
+			other, has := twin[id]
+			if has {
+				k.Needs = append(k.Needs, values[int64(other)]...)
+			}
 			// What nobody knows the key of may be under this one.
 			for _, n := range values[unknown] {
 				k.Needs = append(k.Needs, Need{What: n.What + "_unseen", Count: n.Count, Until: n.Until})
 			}
-			if n := sealing[id]; n > 0 {
+			n := sealing[id]
+			if has {
+				n += sealing[other]
+			}
+			if n > 0 {
 				k.Needs = append(k.Needs, Need{What: "processes", Count: n})
 			}
 			if !settled {

@@ -257,11 +257,12 @@ func (a *attempt) archives(ctx context.Context) error {
 	}
 }
 
-// Failpoints are the names at which a failpoint build can be stopped in the rotation of
-// the control key: what is sealed anew is not committed yet.
-func Failpoints() []string {
+// Failpoints are the names at which a failpoint build can be stopped in the rotation of a
+// key: what is sealed anew with the control key is not committed yet; for the data key a
+// tenant has been asked to rotate, or nodes seal anew.
+func Failpoints(kind Kind) []string {
 	var points []string
-	for _, step := range Steps(Control)[1:] {
+	for _, step := range Steps(kind)[1:] {
 		points = append(points, failpointAt(step))
 	}
 	return points

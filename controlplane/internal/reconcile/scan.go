@@ -138,8 +138,8 @@ func (s *Service) scan(ctx context.Context, d scanned) error {
 	return s.found(ctx, d, alien, signingKeys, secrets)
 }
 
-// found writes down what is in a database. Of what was not there before, operators are
-// told. Who wants it looked at again meanwhile is heard.
+// found writes down what was in a database when it was taken. Of what was not there before,
+// operators are told. Who wants it looked at again meanwhile is heard.
 func (s *Service) found(ctx context.Context, d scanned, alien []string, signingKeys, secrets []int64) error {
 	alien = append([]string{}, alien...)
 	return pg.InTx(ctx, s.db, func(tx pgx.Tx) error {
@@ -154,10 +154,10 @@ func (s *Service) found(ctx context.Context, d scanned, alien []string, signingK
 		}
 		_, err = tx.Exec(ctx, `
 			UPDATE control.database_looks
-			SET looked_at = now(), due_at = CASE WHEN due_at = $3 THEN now() + $4::interval ELSE due_at END,
+			SET looked_at = $3::timestamptz - $8::interval, due_at = CASE WHEN due_at = $3 THEN now() + $4::interval ELSE due_at END,
 			    foreign_code = $5, signing_keys = $6, secrets = $7, resealing_until = NULL
 			WHERE tenant_id = $1 AND incarnation = $2`,
-			d.Database.Tenant, d.Database.Incarnation, d.dueAt, ScanEvery, alien, signingKeys, secrets)
+			d.Database.Tenant, d.Database.Incarnation, d.dueAt, ScanEvery, alien, signingKeys, secrets, scanAgain)
 		if err != nil {
 			return fmt.Errorf("write down what is in the database: %w", err)
 		}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/ouvira/ouvira/dataplane/internal/tenanttest"
 	"github.com/ouvira/ouvira/shared/seal"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -30,16 +32,7 @@ func TestSec38ANodeTellsItsKeysAndSealsAnew(t *testing.T) {
 		must(t, err)
 	}
 	old := f.Key.Ring().Primary
-	files := seal.KeyFiles{Secret: f.KeyFile, Public: filepath.Join(filepath.Dir(f.KeyFile), "data.pub")}
-	_, err := files.Add()
-	must(t, err)
-	fresh, err := files.Promote()
-	must(t, err)
-	_, err = control.Exec(t.Context(), `
-		WITH seen AS (INSERT INTO control.database_looks (tenant_id, incarnation, due_at, looked_at, secrets) VALUES ($1, 1, now() + interval '1 day', now(), ARRAY[$2::bigint]))
-		INSERT INTO control.operations (id, kind, params, created_by) VALUES (gen_random_uuid(), 'key.rotate', '{"kind": "data"}', 'test')`, f.A.ID, old)
-	must(t, err)
-
+	fresh := rotates(t, f, control)
 	n := start(t, f, nodeURL)
 	var sealed []byte
 	var told, looks bool
@@ -62,4 +55,21 @@ func TestSec38ANodeTellsItsKeysAndSealsAnew(t *testing.T) {
 	}
 	n.stop()
 	must(t, <-n.ended)
+}
+
+// rotates begins a rotation of the data key: another one of the file seals, the operation
+// runs, and a worker has seen that A has secrets under the key before.
+func rotates(t *testing.T, f *tenanttest.Fixture, control *pgx.Conn) (fresh uint32) {
+	t.Helper()
+	old := f.Key.Ring().Primary
+	files := seal.KeyFiles{Secret: f.KeyFile, Public: filepath.Join(filepath.Dir(f.KeyFile), "data.pub")}
+	_, err := files.Add()
+	must(t, err)
+	fresh, err = files.Promote()
+	must(t, err)
+	_, err = control.Exec(t.Context(), `
+		WITH seen AS (INSERT INTO control.database_looks (tenant_id, incarnation, due_at, looked_at, secrets) VALUES ($1, 1, now() + interval '1 day', now(), ARRAY[$2::bigint]))
+		INSERT INTO control.operations (id, kind, params, created_by) VALUES (gen_random_uuid(), 'key.rotate', '{"kind": "data"}', 'test')`, f.A.ID, old)
+	must(t, err)
+	return fresh
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/ouvira/ouvira/dataplane/internal/identity/dbsqlc"
+	"github.com/ouvira/ouvira/shared/failpoint"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
@@ -38,6 +39,7 @@ func (s *Service) ResealFactors(ctx context.Context, t Tenant, key uint32) error
 				if err := s.queries.ResealFactor(ctx, db, dbsqlc.ResealFactorParams{ID: f.ID, Before: f.SecretSealed, Sealed: sealed}); err != nil {
 					return fmt.Errorf("store a second factor: %w", err)
 				}
+				failpoint.Hit(ctx, "reseal/factor")
 			}
 			return nil
 		})
