@@ -37,6 +37,8 @@ func (k key) needs() string {
 		switch {
 		case what == "recent":
 			text = "what was made within the last 15 minutes"
+		case what == "mails":
+			text += " that wait to be sent"
 		case unseen:
 			text += " not looked at yet"
 		}

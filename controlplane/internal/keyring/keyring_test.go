@@ -276,6 +276,16 @@ func TestSec38TheControlKeyIsRotated(t *testing.T) {
 	expect("opens: 1 backups")
 	w.exec(t, "UPDATE control.backups SET status = 'removed' WHERE id = $1", archive)
 	expect("opens: free")
+	// A mail server is away: an invitation and the link of an owner wait. What it is that
+	// waits for a tenant's database says its key.
+	w.exec(t, `INSERT INTO river.river_job (kind, max_attempts, state, args) VALUES ('operator_link_mail', 25, 'retryable', '{}')`)
+	expect("opens: 1 mails_unseen")
+	w.exec(t, "UPDATE river.river_job SET state = 'completed', finalized_at = now()")
+	w.exec(t, `INSERT INTO control.operations (id, kind, status, params, created_by) VALUES
+		(gen_random_uuid(), 'tenant.provision', 'queued', jsonb_build_object('link_key', $1::bigint), 'x'),
+		(gen_random_uuid(), 'tenant.provision', 'queued', jsonb_build_object('link_key', $2::bigint), 'x')`, old, fresh)
+	expect("opens: 1 owner_links")
+	w.exec(t, "UPDATE control.operations SET status = 'failed' WHERE kind = 'tenant.provision'")
 	if got := list(t, keys, keyring.Control, fresh); !strings.HasPrefix(got, "seals: 1 movers, ") {
 		t.Error(got)
 	}

@@ -177,7 +177,8 @@ func (n Need) String() string {
 // sealed counts all values by the key that they are sealed with. A tenant's database at
 // which nobody has looked since it is where it is may hold anything. So may a backup of
 // an earlier release. The rules say for how many days a backup is kept at most; the last
-// one of a tenant stays for longer, and all of a deleted tenant do.
+// one of a tenant stays for longer, and all of a deleted tenant do. The links and codes of
+// mails that wait (a mail server is away) were derived with a key.
 const sealed = `
 	WITH kept AS (
 		SELECT t.id, t.credential, l.signing_keys, l.secrets, l.looked_at IS NOT NULL AND l.incarnation = t.incarnation AS seen
@@ -193,6 +194,10 @@ const sealed = `
 	UNION ALL SELECT 'control', 'webhooks', control.sealed_key(secret), NULL FROM control.webhook_endpoints
 	UNION ALL SELECT 'control', 'second_factors', control.sealed_key(secret), NULL FROM control.operator_factors
 	UNION ALL SELECT 'control', 'backups', COALESCE(control_key, -1), until FROM archives
+	UNION ALL SELECT 'control', 'owner_links', (params ->> 'link_key')::bigint, NULL FROM control.operations
+	          WHERE kind = 'tenant.provision' AND status IN ('queued', 'running') AND params ? 'link_key'
+	UNION ALL SELECT 'control', 'mails', -1, NULL FROM river.river_job
+	          WHERE kind IN ('tenant_owner_mail', 'operator_link_mail', 'signup_code_mail') AND finalized_at IS NULL
 	UNION ALL SELECT 'data', 'credentials', control.sealed_key(credential), NULL FROM kept WHERE credential IS NOT NULL
 	UNION ALL SELECT 'data', 'warm_databases', control.sealed_key(credential), NULL FROM control.warm_databases WHERE credential IS NOT NULL
 	UNION ALL SELECT 'data', 'moves', control.sealed_key(credential), NULL FROM control.moves
