@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/replay"
@@ -108,6 +109,8 @@ type World struct {
 	Activated []provision.Activated
 	Waker     *Waker
 	Log       *slog.Logger
+
+	activating sync.Mutex // real workers make many tenants at once
 }
 
 // Waker counts instead of inserting jobs.
@@ -136,16 +139,28 @@ func New(t testing.TB) *World {
 		w.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	w.Servers = server.NewService(replay.DB{Pool: w.Pool}, w.Keys.Control, w.Log, server.Options{})
-	w.Use(w.Waker)
+	w.use(w.Waker)
 	return w
 }
 
-// Use makes the rooms anew with another waker: a real queue, for real workers.
-func (w *World) Use(waker operation.Waker) {
+// UseQueue makes the rooms anew with a real queue, for real workers.
+func (w *World) UseQueue(t testing.TB) *job.Queue {
+	t.Helper()
+	queue, err := job.NewInsertOnly(w.Pool, w.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.use(queue)
+	return queue
+}
+
+func (w *World) use(waker operation.Waker) {
 	db := replay.DB{Pool: w.Pool}
 	w.Store = operation.NewStore(db, waker)
 	w.Provision = provision.NewService(db, w.Store, w.Servers, w.Public, w.Keys.Control, w.Log, provision.Options{
 		Activated: func(_ context.Context, _ pgx.Tx, a provision.Activated) error {
+			w.activating.Lock()
+			defer w.activating.Unlock()
 			w.Activated = append(w.Activated, a)
 			return nil
 		},
@@ -237,9 +252,7 @@ func (w *World) Get(t testing.TB, operationID uuid.UUID) *operation.Operation {
 // Bury lets the lease of a run that "died" be dead at once.
 func (w *World) Bury(t testing.TB, op uuid.UUID) {
 	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op); err != nil {
-		t.Fatal(err)
-	}
+	w.Exec(t, "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op)
 }
 
 // Login is the URL by which a node reaches the tenant's database: the password is
@@ -270,6 +283,25 @@ func (w *World) Login(t testing.TB, tenantID uuid.UUID) string {
 	return u.String()
 }
 
+// AtDatabase is the address of another database of the same server.
+func AtDatabase(t testing.TB, address, database string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + database
+	return u.String()
+}
+
+// Exec changes the control database.
+func (w *World) Exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	if _, err := w.Pool.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
 // One reads one value.
 func One[T any](t testing.TB, q pg.Querier, sql string, args ...any) T {
 	t.Helper()
@@ -278,6 +310,14 @@ func One[T any](t testing.TB, q pg.Querier, sql string, args ...any) T {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return v
+}
+
+// Counts expects so many rows.
+func Counts(t testing.TB, q pg.Querier, from string, want int) {
+	t.Helper()
+	if n := One[int](t, q, "SELECT count(*) FROM "+from); n != want {
+		t.Errorf("%d rows in %s, want %d", n, from, want)
+	}
 }
 
 // OnBoth runs the test on the system's Postgres and on 18.

@@ -3,62 +3,32 @@
 package keyring_test
 
 import (
-	"context"
-	"log/slog"
 	"os"
-	"os/exec"
-	"os/signal"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
-	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/keyring"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
-	"github.com/ouvira/ouvira/controlplane/internal/server"
-	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/seal"
 )
 
-const (
-	// workerURL makes this test binary a worker on that control database.
-	workerURL   = "OUVIRA_TEST_WORKER_URL"
-	workerFiles = "OUVIRA_TEST_WORKER_FILES"
-)
+// workerFiles tells the worker where the backups are.
+const workerFiles = "OUVIRA_TEST_WORKER_FILES"
 
 // TestWorkerProcess is the child of TestSec38KilledAtEachFailpoint.
 func TestWorkerProcess(t *testing.T) {
-	address := os.Getenv(workerURL)
-	if address == "" {
-		return // an ordinary run
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	check := func(err error) {
+	fleettest.BeWorker(t, func(w *fleettest.World) map[string]operation.Handler {
+		files, err := storage.Open("file://" + os.Getenv(workerFiles))
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	pool, err := pg.Open(ctx, address, pg.Options{MaxConnections: 10})
-	check(err)
-	control, err := seal.LoadControlKey(os.Getenv("OUVIRA_CONTROL_KEY_FILE"))
-	check(err)
-	public, err := seal.LoadPublicKey(os.Getenv("OUVIRA_DATA_PUBLIC_KEY_FILE"))
-	check(err)
-	files, err := storage.Open("file://" + os.Getenv(workerFiles))
-	check(err)
-	log := slog.New(slog.DiscardHandler)
-	queue, err := job.NewInsertOnly(pool, log)
-	check(err)
-	store := operation.NewStore(pool, queue)
-	backups := backup.NewService(pool, store, server.NewService(pool, control, log, server.Options{}), public, control, backup.Options{Store: files, Log: log})
-	keys := keyring.NewService(pool, store, control, public, backups, log)
-	worker, err := job.NewWorker(pool, job.Config{Log: log, Runner: operation.NewRunner(store, "child", log, map[string]operation.Handler{keyring.KindRotate: keys.Handler(nil)})})
-	check(err)
-	check(worker.Run(ctx))
+		backups := backup.NewService(w.Pool, w.Store, w.Servers, w.Public, w.Keys.Control, backup.Options{Store: files, Log: w.Log})
+		keys := keyring.NewService(w.Pool, w.Store, w.Keys.Control, w.Public, backups, w.Log)
+		return map[string]operation.Handler{keyring.KindRotate: keys.Handler(nil)}
+	})
 }
 
 // A rotation of the control key goes through workers that get kill -9, one in each of its
@@ -66,11 +36,7 @@ func TestWorkerProcess(t *testing.T) {
 func TestSec38KilledAtEachFailpoint(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	queue, err := job.NewInsertOnly(w.Pool, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Use(queue)
+	w.UseQueue(t)
 	archive := w.archived(t, w.Tenant(t, "acme"), true)
 	file := seal.KeyFiles{Secret: w.ControlFile}
 	if _, err := file.Add(); err != nil {
@@ -82,44 +48,16 @@ func TestSec38KilledAtEachFailpoint(t *testing.T) {
 	promoted := load(t, w.ControlFile)
 	w.lives(t, "api", promoted)
 	op := w.rotate(t, w.keys(t, promoted))
-	start := func(failpoints string) *exec.Cmd {
-		child := exec.Command(os.Args[0], "-test.run=^TestWorkerProcess$")
-		child.Env = append(os.Environ(), workerURL+"="+w.URL, workerFiles+"="+w.files, "OUVIRA_FAILPOINT_DIR="+failpoints,
-			"OUVIRA_CONTROL_KEY_FILE="+w.ControlFile, "OUVIRA_DATA_PUBLIC_KEY_FILE="+w.PublicFile)
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
-		return child
-	}
 	for _, point := range keyring.Failpoints() {
-		dir := t.TempDir()
-		armed := filepath.Join(dir, strings.ReplaceAll(point, "/", "."))
-		if err := os.WriteFile(armed, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		child := start(dir)
-		for deadline := time.Now().Add(time.Minute); ; {
-			if _, err := os.Stat(armed + ".hit"); err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s was never hit: %+v", point, w.Get(t, op))
-			}
-			<-time.After(10 * time.Millisecond)
-		}
-		if err := child.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = child.Wait()
+		armed := fleettest.Arm(t, point)
+		child := w.StartWorker(t, armed, workerFiles+"="+w.files)
+		armed.Await(t, point)
+		child.Kill(t)
 		w.Bury(t, op)
 	}
-	start(t.TempDir())
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var last *operation.Operation
-	if err := w.Store.Watch(ctx, op, func(o *operation.Operation) error { last = o; return nil }); err != nil || last.Status != operation.Succeeded {
-		t.Fatalf("%v %+v", err, last)
+	w.StartWorker(t, fleettest.Arm(t), workerFiles+"="+w.files)
+	if last := w.Ended(t, op, time.Minute); last.Status != operation.Succeeded {
+		t.Fatalf("%+v", last)
 	}
 	w.allUnder(t, promoted)
 	var key int64
