@@ -28,8 +28,8 @@ import (
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
 
-// tenantServers are the servers that the tests of a package share: one per
-// version. Tests that stop a server have their own.
+// tenantServers are the servers that the tests of a package share: one per version,
+// and those that have a name besides. Tests that stop a server have their own.
 var tenantServers struct {
 	sync.Mutex
 
@@ -42,6 +42,9 @@ type Prepared struct {
 	*pgserver.Server
 
 	ProvisionerURL string
+
+	moving sync.Mutex
+	mover  string
 }
 
 func prepare(server *pgserver.Server) (*Prepared, error) {
@@ -61,15 +64,31 @@ func prepare(server *pgserver.Server) (*Prepared, error) {
 	return &Prepared{Server: server, ProvisionerURL: u.String()}, nil
 }
 
+// OwnServer is a server of one test, with settings of its own.
+func OwnServer(t testing.TB, version string, settings map[string]string) *Prepared {
+	t.Helper()
+	s, err := prepare(testdb.ServerWith(t, version, settings))
+	if err != nil {
+		t.Fatalf("prepare a tenant server: %v", err)
+	}
+	return s
+}
+
 // TenantServer is the package's server of the version.
 func TenantServer(t testing.TB, version string) *Prepared {
 	t.Helper()
+	return NamedServer(t, version, "", nil)
+}
+
+// NamedServer is another one of the version that the package's tests share.
+func NamedServer(t testing.TB, version, name string, settings map[string]string) *Prepared {
+	t.Helper()
 	tenantServers.Lock()
 	defer tenantServers.Unlock()
-	if s := tenantServers.running[version]; s != nil {
+	if s := tenantServers.running[version+name]; s != nil {
 		return s
 	}
-	started, err := pgserver.Start(context.Background(), pgserver.Test(testdb.Bin(t, version), nil))
+	started, err := pgserver.Start(context.Background(), pgserver.Test(testdb.Bin(t, version), settings))
 	if err != nil {
 		t.Fatalf("start a tenant server: %v", err)
 	}
@@ -81,8 +100,29 @@ func TenantServer(t testing.TB, version string) *Prepared {
 	if tenantServers.running == nil {
 		tenantServers.running = map[string]*Prepared{}
 	}
-	tenantServers.running[version] = s
+	tenantServers.running[version+name] = s
 	return s
+}
+
+// Mover prepares the server for moves, once, and gives the password of the role that
+// moves: with another one, the tests that run beside would be locked out.
+func (p *Prepared) Mover(t testing.TB) string {
+	t.Helper()
+	p.moving.Lock()
+	defer p.moving.Unlock()
+	if p.mover != "" {
+		return p.mover
+	}
+	password := pg.NewPassword()
+	verifier, err := pg.SCRAMVerifier(password)
+	if err == nil {
+		err = migrations.PrepareMoves(context.Background(), p.URL(), verifier)
+	}
+	if err != nil {
+		t.Fatalf("prepare a tenant server for moves: %v", err)
+	}
+	p.mover = password
+	return password
 }
 
 // Main is TestMain of a package whose tests share servers.
