@@ -19,7 +19,6 @@ import (
 	"github.com/ouvira/ouvira/controlplane/internal/domain"
 	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/httpapi"
-	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/keyring"
 	"github.com/ouvira/ouvira/controlplane/internal/lifecycle"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
@@ -51,11 +50,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{World: fleettest.New(t), zone: zone{}}
-	queue, err := job.NewInsertOnly(w.Pool, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Use(queue)
+	queue := w.UseQueue(t)
 	db, key, quiet := replay.DB{Pool: w.Pool}, w.Keys.Control, slog.New(slog.DiscardHandler)
 	files, err := storage.Open("file://" + t.TempDir())
 	if err != nil {

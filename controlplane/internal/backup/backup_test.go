@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -36,7 +37,7 @@ func TestABackupIsSealedAndProven(t *testing.T) {
 	if m.BackupID != id || m.TenantID != acme || m.Incarnation != 1 || m.Size != int64(len(content)) || m.SchemaVersion == 0 || m.PostgresVersion < 150000 {
 		t.Errorf("the manifest says %+v", m)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'backup.finished' AND tenant_id = $1", acme); n != 1 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'backup.finished' AND tenant_id = $1", acme); n != 1 {
 		t.Errorf("%d events", n)
 	}
 	listed, err := w.backups.List(t.Context(), acme, uuid.Nil, 10)
@@ -55,22 +56,22 @@ func (w *world) checkCopy(t *testing.T, copied, origin uuid.UUID) {
 	if m.Status != "active" || m.Incarnation != 1 {
 		t.Fatalf("the copy is %+v", m)
 	}
-	conn := testdb.Connect(t, w.login(t, copied))
-	counts(t, conn, "public.users", 1)
-	counts(t, conn, "public.companies", 1)
-	counts(t, conn, "ledger.activity_logs", 1)
+	conn := testdb.Connect(t, w.Login(t, copied))
+	fleettest.Counts(t, conn, "public.users", 1)
+	fleettest.Counts(t, conn, "public.companies", 1)
+	fleettest.Counts(t, conn, "ledger.activity_logs", 1)
 	for _, table := range []string{"public.sessions", "public.api_keys", "public.one_time_codes", "public.outbox", "public.two_factors", "public.password_tokens"} {
-		counts(t, conn, table, 0)
+		fleettest.Counts(t, conn, table, 0)
 	}
-	counts(t, conn, "ouvira.signing_keys WHERE retired_at IS NULL", 1)
-	if id := one[uuid.UUID](t, conn, "SELECT tenant_id FROM ouvira.marker"); id != copied {
+	fleettest.Counts(t, conn, "ouvira.signing_keys WHERE retired_at IS NULL", 1)
+	if id := fleettest.One[uuid.UUID](t, conn, "SELECT tenant_id FROM ouvira.marker"); id != copied {
 		t.Errorf("the marker says %s", id)
 	}
-	theirs := one[string](t, w.Pool, "SELECT signing_keys::text FROM control.tenants WHERE id = $1", origin)
-	if ours := one[string](t, w.Pool, "SELECT signing_keys::text FROM control.tenants WHERE id = $1", copied); ours == theirs || len(ours) < 20 {
+	theirs := fleettest.One[string](t, w.Pool, "SELECT signing_keys::text FROM control.tenants WHERE id = $1", origin)
+	if ours := fleettest.One[string](t, w.Pool, "SELECT signing_keys::text FROM control.tenants WHERE id = $1", copied); ours == theirs || len(ours) < 20 {
 		t.Errorf("the copy's keys are %s", ours)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM node.routes_v1 WHERE tenant_id = $1 AND NOT deleted", copied); n != 1 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM node.routes_v1 WHERE tenant_id = $1 AND NOT deleted", copied); n != 1 {
 		t.Error("the copy has no route")
 	}
 	// Its role is like every tenant's: it writes rows, and gets nowhere else.
@@ -82,7 +83,7 @@ func (w *world) checkCopy(t *testing.T, copied, origin uuid.UUID) {
 			t.Errorf("the copy's role: %s: %v", statement, err)
 		}
 	}
-	if _, err := pgx.Connect(t.Context(), replaceDatabase(t, w.login(t, copied), *w.made(t, origin).Database)); pg.Code(err) != pg.CodeInsufficientRights {
+	if _, err := pgx.Connect(t.Context(), fleettest.AtDatabase(t, w.Login(t, copied), *w.made(t, origin).Database)); pg.Code(err) != pg.CodeInsufficientRights {
 		t.Errorf("the copy's role at the origin's database: %v", err)
 	}
 }
@@ -104,7 +105,7 @@ func TestRestoreAsANewTenant(t *testing.T) {
 	if copied.Settings.Locale != "de" || copied.Settings.Sandbox {
 		t.Errorf("the copy's settings: %+v", copied.Settings)
 	}
-	counts(t, w.inside(t, acme), "public.sessions WHERE revoked_at IS NULL", 1)
+	fleettest.Counts(t, w.inside(t, acme), "public.sessions WHERE revoked_at IS NULL", 1)
 	if m := w.made(t, acme); m.Epoch != 1 || m.Incarnation != 1 {
 		t.Errorf("the origin is %+v", m)
 	}
@@ -120,7 +121,7 @@ func TestACloneIsAsTheOriginIsNow(t *testing.T) {
 	}
 	w.mustRun(t, op)
 	w.checkCopy(t, cloned.ID, acme)
-	if !cloned.Settings.Sandbox || !one[bool](t, w.Pool, "SELECT (settings ->> 'sandbox')::boolean FROM node.routes_v1 WHERE tenant_id = $1", cloned.ID) {
+	if !cloned.Settings.Sandbox || !fleettest.One[bool](t, w.Pool, "SELECT (settings ->> 'sandbox')::boolean FROM node.routes_v1 WHERE tenant_id = $1", cloned.ID) {
 		t.Error("the route does not say that it is a sandbox")
 	}
 }
@@ -136,9 +137,9 @@ func TestRestoreInPlace(t *testing.T) {
 	}
 	_ = breaking.Close(t.Context()) // a superuser's session would be in the way of the DROP
 	before := w.made(t, acme)
-	oldLogin := w.login(t, acme)
+	oldLogin := w.Login(t, acme)
 	theirs := testdb.Connect(t, oldLogin)
-	neighbour := testdb.Connect(t, w.login(t, globex))
+	neighbour := testdb.Connect(t, w.Login(t, globex))
 	op, err := w.backups.Restore(t.Context(), operator(), acme, id)
 	if err != nil {
 		t.Fatal(err)
@@ -159,20 +160,20 @@ func TestRestoreInPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	exists := "pg_database WHERE datname = '" + *before.Database + "'"
-	counts(t, w.admin, exists, 1)
+	fleettest.Counts(t, w.admin, exists, 1)
 	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.retired_databases SET drop_at = now()"); err != nil {
 		t.Fatal(err)
 	}
 	// One that is due for longer, on a server that cannot be used, keeps no other waiting.
-	w.exec(t, `INSERT INTO control.servers
+	w.Exec(t, `INSERT INTO control.servers
 		SELECT (jsonb_populate_record(s, jsonb_build_object('id', gen_random_uuid(), 'name', 'away', 'system_identifier', 1, 'port', 1))).* FROM control.servers s LIMIT 1`)
-	w.exec(t, `INSERT INTO control.retired_databases (tenant_id, incarnation, server_id, database_name, drop_at)
+	w.Exec(t, `INSERT INTO control.retired_databases (tenant_id, incarnation, server_id, database_name, drop_at)
 		SELECT $1, 99, id, 'ov_away', now() - interval '1 day' FROM control.servers WHERE name = 'away'`, acme)
 	if err := w.backups.Sweep(t.Context()); err == nil {
 		t.Error("nobody hears that a server could not be asked")
 	}
-	counts(t, w.admin, exists, 0)
-	w.exec(t, "DELETE FROM control.retired_databases WHERE incarnation = 99")
+	fleettest.Counts(t, w.admin, exists, 0)
+	w.Exec(t, "DELETE FROM control.retired_databases WHERE incarnation = 99")
 	if err := w.backups.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -186,18 +187,18 @@ func (w *world) checkReplaced(t *testing.T, id uuid.UUID, before made) {
 	if m.Status != "active" || m.Mode != "serve" || m.Incarnation != before.Incarnation+1 || m.Epoch != before.Epoch+1 {
 		t.Fatalf("the tenant is %+v", m)
 	}
-	conn := testdb.Connect(t, w.login(t, id))
-	if name := one[string](t, conn, "SELECT name FROM public.companies"); name != "Acme" {
+	conn := testdb.Connect(t, w.Login(t, id))
+	if name := fleettest.One[string](t, conn, "SELECT name FROM public.companies"); name != "Acme" {
 		t.Errorf("the company is %s", name)
 	}
-	if n := one[int](t, conn, "SELECT incarnation FROM ouvira.marker"); n != m.Incarnation {
+	if n := fleettest.One[int](t, conn, "SELECT incarnation FROM ouvira.marker"); n != m.Incarnation {
 		t.Errorf("the marker says %d", n)
 	}
-	counts(t, conn, "public.sessions WHERE revoked_at IS NULL", 0)
-	counts(t, conn, "public.outbox WHERE status = 'pending'", 0)
-	counts(t, conn, "public.one_time_codes", 0)
-	counts(t, conn, "public.two_factors", 1) // sealed to this tenant: they open
-	if epoch := one[int64](t, conn, "SELECT epoch FROM public.authz_epoch"); epoch < 1_000_000_000_000 {
+	fleettest.Counts(t, conn, "public.sessions WHERE revoked_at IS NULL", 0)
+	fleettest.Counts(t, conn, "public.outbox WHERE status = 'pending'", 0)
+	fleettest.Counts(t, conn, "public.one_time_codes", 0)
+	fleettest.Counts(t, conn, "public.two_factors", 1) // sealed to this tenant: they open
+	if epoch := fleettest.One[int64](t, conn, "SELECT epoch FROM public.authz_epoch"); epoch < 1_000_000_000_000 {
 		t.Errorf("the authorization epoch %d may come a second time", epoch)
 	}
 }
@@ -256,7 +257,7 @@ func TestWhatCannotBeRestored(t *testing.T) {
 			t.Errorf("%s: the tenant is %+v", name, m)
 		}
 	}
-	testdb.Connect(t, w.login(t, acme))
+	testdb.Connect(t, w.Login(t, acme))
 }
 
 func (w *world) refused(t *testing.T, op uuid.UUID, name, code string) {

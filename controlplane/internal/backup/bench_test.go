@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/testdb"
 	"github.com/ouvira/ouvira/shared/testdb/sidebyside"
@@ -38,7 +39,7 @@ func BenchmarkBackupVersusBareTools(b *testing.B) {
 			b.Fatalf("%s: %v: %s", program, err, out)
 		}
 	}
-	database := func() string { return replaceDatabase(b, w.pg.URL(), *w.made(b, id).Database) }
+	database := func() string { return w.pg.DatabaseURL(*w.made(b, id).Database) }
 	dumped := 0
 	dump := func() {
 		dumped++
@@ -64,7 +65,7 @@ func BenchmarkBackupVersusBareTools(b *testing.B) {
 			if _, err := w.admin.Exec(b.Context(), "CREATE DATABASE "+name+" OWNER "+migrations.OwnerRole+" TEMPLATE template0"); err != nil {
 				b.Fatal(err)
 			}
-			run("pg_restore", "--exit-on-error", "--single-transaction", "--dbname="+replaceDatabase(b, w.pg.URL(), name), archive)
+			run("pg_restore", "--exit-on-error", "--single-transaction", "--dbname="+w.pg.DatabaseURL(name), archive)
 		})
 		for _, name := range names {
 			if _, err := w.admin.Exec(b.Context(), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
@@ -72,5 +73,5 @@ func BenchmarkBackupVersusBareTools(b *testing.B) {
 			}
 		}
 	})
-	counts(b, w.Pool, "control.operations WHERE status = 'failed' AND kind IN ('"+backup.KindTake+"', '"+backup.KindRestore+"')", 0)
+	fleettest.Counts(b, w.Pool, "control.operations WHERE status = 'failed' AND kind IN ('"+backup.KindTake+"', '"+backup.KindRestore+"')", 0)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/shared/fault"
 )
 
@@ -105,7 +106,7 @@ func TestArchivesThatAreNotImported(t *testing.T) {
 			return content
 		})
 	}
-	stored, tenants := len(w.stored(t)), one[int](t, w.Pool, "SELECT count(*) FROM control.tenants")
+	stored, tenants := len(w.stored(t)), fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.tenants")
 	for name, archive := range map[string][]byte{
 		"empty":                {},
 		"no tar":               []byte("a letter"),
@@ -129,7 +130,7 @@ func TestArchivesThatAreNotImported(t *testing.T) {
 	if now := len(w.stored(t)); now != stored {
 		t.Errorf("%d files are stored, %d before", now, stored)
 	}
-	if now := one[int](t, w.Pool, "SELECT count(*) FROM control.tenants"); now != tenants {
+	if now := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.tenants"); now != tenants {
 		t.Errorf("%d tenants, %d before", now, tenants)
 	}
 	if _, _, err := w.backups.Import(t.Context(), operator(), backup.Imported{Slug: "acme"}, bytes.NewReader(whole)); !fault.Is(err, fault.KindConflict) {

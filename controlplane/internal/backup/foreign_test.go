@@ -24,6 +24,7 @@ import (
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/backup/pgtool"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/migrations"
@@ -133,15 +134,15 @@ func TestSec50AnArchiveRunsNothing(t *testing.T) {
 		switch {
 		case c.code == "" && o.Status == operation.Succeeded:
 			w.checkCopy(t, id, acme)
-			counts(t, w.admin, "pg_roles WHERE rolname = '"+*w.made(t, id).Database+"' AND rolconfig = '{temp_file_limit=256MB}'", 1)
+			fleettest.Counts(t, w.admin, "pg_roles WHERE rolname = '"+*w.made(t, id).Database+"' AND rolconfig = '{temp_file_limit=256MB}'", 1)
 		case o.Status != operation.Failed || o.Error.Code != c.code:
 			t.Errorf("%s: %s %+v", slug, o.Status, o.Error)
 		default:
 			w.nothingOf(t, tenantdb.Database{Tenant: id, Incarnation: 1})
-			counts(t, w.Pool, "control.tenants WHERE id = '"+id.String()+"' AND status = 'failed' AND database_name IS NULL", 1)
+			fleettest.Counts(t, w.Pool, "control.tenants WHERE id = '"+id.String()+"' AND status = 'failed' AND database_name IS NULL", 1)
 		}
 	}
-	counts(t, w.admin, "pg_database WHERE datname = '"+theirs+"' AND NOT EXISTS (SELECT FROM aclexplode(datacl) WHERE grantee = 0)", 1)
+	fleettest.Counts(t, w.admin, "pg_database WHERE datname = '"+theirs+"' AND NOT EXISTS (SELECT FROM aclexplode(datacl) WHERE grantee = 0)", 1)
 }
 
 // The role that loads adds rows and sets sequences.
@@ -156,15 +157,15 @@ func TestSec50WhoLoadsCanOnlyAddRows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			server := one[uuid.UUID](t, w.Pool, "SELECT id FROM control.servers")
-			work := tenantdb.On(w.servers, server, nil)
+			server := fleettest.One[uuid.UUID](t, w.Pool, "SELECT id FROM control.servers")
+			work := tenantdb.On(w.Servers, server, nil)
 			defer work.Close()
 			d := tenantdb.Database{Tenant: uuid.New(), Incarnation: 1}
 			if err := work.Structure(t.Context(), d, latest); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() {
-				work := tenantdb.On(w.servers, server, nil)
+				work := tenantdb.On(w.Servers, server, nil)
 				defer work.Close()
 				if err := work.Drop(context.Background(), d); err != nil {
 					t.Error(err)
@@ -181,7 +182,7 @@ func TestSec50WhoLoadsCanOnlyAddRows(t *testing.T) {
 					Host: net.JoinHostPort(settings["PGHOST"], settings["PGPORT"]), Path: "/" + d.Name(), RawQuery: "sslmode=disable",
 				}
 				for _, other := range []string{victim, "postgres", "template1"} {
-					if _, err := alone(t, replaceDatabase(t, address.String(), other)); pg.Code(err) != pg.CodeInsufficientRights {
+					if _, err := alone(t, fleettest.AtDatabase(t, address.String(), other)); pg.Code(err) != pg.CodeInsufficientRights {
 						t.Errorf("into %s: %v", other, err)
 					}
 				}
@@ -212,7 +213,7 @@ func TestSec50WhoLoadsCanOnlyAddRows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			counts(t, w.admin, "pg_roles WHERE rolname IN ('"+d.Name()+"', 'evil_role')", 0)
+			fleettest.Counts(t, w.admin, "pg_roles WHERE rolname IN ('"+d.Name()+"', 'evil_role')", 0)
 		})
 	}
 }
@@ -256,14 +257,14 @@ func TestSec50WhatTheMigrationsDoNotMakeIsNotLoaded(t *testing.T) {
 	if o.Status != operation.Failed || o.Error.Code != "archive_foreign" || !strings.Contains(o.Error.Message, "FUNCTION public evil()") {
 		t.Errorf("%s %+v", o.Status, o.Error)
 	}
-	counts(t, w.Pool, "control.tenants WHERE id = '"+id.String()+"' AND status = 'failed'", 1)
+	fleettest.Counts(t, w.Pool, "control.tenants WHERE id = '"+id.String()+"' AND status = 'failed'", 1)
 	copied, op, err := w.backups.RestoreAs(t.Context(), operator(), acme, w.take(t, acme), "acme-copy")
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.mustRun(t, op)
 	w.hasTheStructureOfItsVersion(t, copied.ID)
-	counts(t, w.inside(t, copied.ID), "public.users", 1)
+	fleettest.Counts(t, w.inside(t, copied.ID), "public.users", 1)
 }
 
 // An archive of an earlier release gets the structure of that one first.
@@ -278,7 +279,7 @@ func TestAnArchiveOfAnEarlierSchemaVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = w.admin.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") })
-	address := replaceDatabase(t, w.pg.URL(), name)
+	address := w.pg.DatabaseURL(name)
 	as, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
@@ -306,7 +307,7 @@ func TestAnArchiveOfAnEarlierSchemaVersion(t *testing.T) {
 		t.Fatalf("%s %+v", o.Status, o.Error)
 	}
 	w.hasTheStructureOfItsVersion(t, id)
-	counts(t, w.inside(t, id), "public.users WHERE full_name = 'Grace Hopper'", 1)
+	fleettest.Counts(t, w.inside(t, id), "public.users WHERE full_name = 'Grace Hopper'", 1)
 }
 
 // hasTheStructureOfItsVersion compares the whole structure, rights included, with what
@@ -331,7 +332,7 @@ func (w *world) structure(t *testing.T, database string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(programs.Dir, "pg_dump"), "--schema-only", "--dbname="+replaceDatabase(t, w.pg.URL(), database)).Output()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(programs.Dir, "pg_dump"), "--schema-only", "--dbname="+w.pg.DatabaseURL(database)).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

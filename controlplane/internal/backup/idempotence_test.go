@@ -18,15 +18,7 @@ import (
 // spied runs one kind of operations under a spy.
 func (w *world) spied(kind string, s *fleettest.Spy) *operation.Runner {
 	s.Handler = w.handlers[kind]
-	return operation.NewRunner(w.store, "spied", w.log, map[string]operation.Handler{kind: s})
-}
-
-// bury lets the lease of a run that "died" be dead at once.
-func (w *world) bury(t *testing.T, op uuid.UUID) {
-	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op); err != nil {
-		t.Fatal(err)
-	}
+	return w.Runner(map[string]operation.Handler{kind: s})
 }
 
 // work is one operation of a kind, and what must be true at its end.
@@ -47,9 +39,9 @@ func (w *world) kinds() map[string]func(t *testing.T, slug string) work {
 			}
 			return work{op, func(t *testing.T) {
 				t.Helper()
-				counts(t, w.Pool, "control.backups WHERE status = 'complete' AND operation_id = '"+op.String()+"'", 1)
+				fleettest.Counts(t, w.Pool, "control.backups WHERE status = 'complete' AND operation_id = '"+op.String()+"'", 1)
 				// What counts is there, and of other attempts nothing is.
-				object := one[string](t, w.Pool, "SELECT object FROM control.backups WHERE operation_id = $1", op)
+				object := fleettest.One[string](t, w.Pool, "SELECT object FROM control.backups WHERE operation_id = $1", op)
 				for _, name := range w.stored(t) {
 					if strings.Contains(name, id.String()) && strings.TrimSuffix(name, ".json") != object {
 						t.Errorf("left behind: %s", name)
@@ -91,7 +83,7 @@ func (w *world) kinds() map[string]func(t *testing.T, slug string) work {
 func steps(t *testing.T, w *world, op uuid.UUID) []string {
 	t.Helper()
 	var names []string
-	for _, s := range w.get(t, op).Steps {
+	for _, s := range w.Get(t, op).Steps {
 		names = append(names, s.Name)
 	}
 	return names
@@ -134,10 +126,10 @@ func TestDiesAfterEachStep(t *testing.T) {
 				if err := dying.Run(t.Context(), is.op); err != nil {
 					t.Fatal(err)
 				}
-				if o := w.get(t, is.op); o.Status != operation.Running {
+				if o := w.Get(t, is.op); o.Status != operation.Running {
 					t.Fatalf("the dead run left the operation %s: %+v", o.Status, o.Error)
 				}
-				w.bury(t, is.op)
+				w.Bury(t, is.op)
 			}
 			w.mustRun(t, is.op)
 			is.check(t)
@@ -178,7 +170,7 @@ func TestFailsAtEachStep(t *testing.T) {
 				}
 				d := tenantdb.Database{Tenant: id, Incarnation: 2}
 				if kind == backup.KindClone {
-					d = tenantdb.Database{Tenant: *w.get(t, op).TenantID, Incarnation: 1}
+					d = tenantdb.Database{Tenant: *w.Get(t, op).TenantID, Incarnation: 1}
 				}
 				failing := w.spied(kind, &fleettest.Spy{After: func(_ context.Context, name string) error {
 					if name == at && name != names[len(names)-1] {
@@ -194,7 +186,7 @@ func TestFailsAtEachStep(t *testing.T) {
 				if err := failing.Run(t.Context(), op); err != nil {
 					t.Fatal(err)
 				}
-				if o := w.get(t, op); o.Status != operation.Failed || o.Error.Code != "unlucky" {
+				if o := w.Get(t, op); o.Status != operation.Failed || o.Error.Code != "unlucky" {
 					t.Fatalf("%s: the operation is %s: %+v", at, o.Status, o.Error)
 				}
 				w.nothingOf(t, d)
@@ -235,7 +227,7 @@ func TestAStalledRunChangesNothing(t *testing.T) {
 				ended := make(chan error, 1)
 				go func() { ended <- stalled.Run(context.Background(), is.op) }()
 				<-asleep
-				w.bury(t, is.op)
+				w.Bury(t, is.op)
 				w.mustRun(t, is.op)
 				is.check(t)
 				close(wake)
@@ -262,12 +254,12 @@ func TestAnotherKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The other plane believes that it is its own.
-	sum := one[string](t, w.Pool, "SELECT encode(sha256, 'hex') FROM control.backups WHERE id = $1", mine)
+	sum := fleettest.One[string](t, w.Pool, "SELECT encode(sha256, 'hex') FROM control.backups WHERE id = $1", mine)
 	_, err = other.Pool.Exec(t.Context(), `UPDATE control.backups SET sha256 = decode($2, 'hex'), manifest = jsonb_set(manifest, '{sha256}', to_jsonb($2::text)) WHERE id = $1`, theirs, sum)
 	if err != nil {
 		t.Fatal(err)
 	}
-	manifest := one[string](t, other.Pool, "SELECT manifest::text FROM control.backups WHERE id = $1", theirs)
+	manifest := fleettest.One[string](t, other.Pool, "SELECT manifest::text FROM control.backups WHERE id = $1", theirs)
 	if err := os.WriteFile(other.archive(t, theirs)+".json", []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
 	}

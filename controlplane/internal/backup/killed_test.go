@@ -3,67 +3,36 @@
 package backup_test
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"os"
-	"os/exec"
-	"os/signal"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
 	"github.com/ouvira/ouvira/controlplane/internal/backup/storage"
-	"github.com/ouvira/ouvira/controlplane/internal/job"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
-	"github.com/ouvira/ouvira/controlplane/internal/server"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/fault"
 	"github.com/ouvira/ouvira/shared/pg"
-	"github.com/ouvira/ouvira/shared/seal"
 )
 
-const (
-	// workerURL makes this test binary a worker on that control database.
-	workerURL   = "OUVIRA_TEST_WORKER_URL"
-	workerFiles = "OUVIRA_TEST_WORKER_FILES"
-	// atOnce is how many operations a worker runs: as many as stand still.
-	atOnce = 40
-)
+// workerFiles tells the worker where the backups are.
+const workerFiles = "OUVIRA_TEST_WORKER_FILES"
 
 // TestWorkerProcess is the child of TestKilledAtEachFailpoint.
 func TestWorkerProcess(t *testing.T) {
-	address := os.Getenv(workerURL)
-	if address == "" {
-		return // an ordinary run
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	check := func(err error) {
+	fleettest.BeWorker(t, func(w *fleettest.World) map[string]operation.Handler {
+		files, err := storage.Open("file://" + os.Getenv(workerFiles))
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	pool, err := pg.Open(ctx, address, pg.Options{MaxConnections: 20})
-	check(err)
-	control, err := seal.LoadControlKey(os.Getenv("OUVIRA_CONTROL_KEY_FILE"))
-	check(err)
-	public, err := seal.LoadPublicKey(os.Getenv("OUVIRA_DATA_PUBLIC_KEY_FILE"))
-	check(err)
-	files, err := storage.Open("file://" + os.Getenv(workerFiles))
-	check(err)
-	log := slog.New(slog.DiscardHandler)
-	queue, err := job.NewInsertOnly(pool, log)
-	check(err)
-	store := operation.NewStore(pool, queue)
-	backups := backup.NewService(pool, store, server.NewService(pool, control, log, server.Options{}), public, control, backup.Options{Store: files, Log: log})
-	worker, err := job.NewWorker(pool, job.Config{Log: log, Runner: operation.NewRunner(store, "child", log, backups.Handlers()), Long: atOnce})
-	check(err)
-	check(worker.Run(ctx))
+		return backup.NewService(w.Pool, w.Store, w.Servers, w.Public, w.Keys.Control, backup.Options{Store: files, Log: w.Log}).Handlers()
+	})
 }
 
 // Operations stand still at every failpoint at the same time, and their worker gets
@@ -83,11 +52,8 @@ func TestKilledAtEachFailpoint(t *testing.T) {
 		}
 	}
 	child := w.standStill(t, began, points)
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = child.Wait()
-	w.startWorker(t, t.TempDir())
+	child.Kill(t)
+	w.startWorker(t, fleettest.Arm(t))
 	restarted := time.Now()
 	for _, is := range began {
 		if o := w.ended(t, is.op); o.Status != operation.Succeeded {
@@ -98,50 +64,25 @@ func TestKilledAtEachFailpoint(t *testing.T) {
 	t.Logf("all %d operations ended %.1f s after the restart", len(began), time.Since(restarted).Seconds())
 }
 
-// startWorker starts a worker that stops at the failpoints of a directory.
-func (w *world) startWorker(t *testing.T, failpoints string) *exec.Cmd {
+func (w *world) startWorker(t *testing.T, armed fleettest.Armed) *fleettest.Worker {
 	t.Helper()
-	child := exec.Command(os.Args[0], "-test.run=^TestWorkerProcess$")
-	child.Env = append(os.Environ(), workerURL+"="+w.URL, workerFiles+"="+w.files, "OUVIRA_FAILPOINT_DIR="+failpoints,
-		"OUVIRA_CONTROL_KEY_FILE="+w.ControlFile, "OUVIRA_DATA_PUBLIC_KEY_FILE="+w.PublicFile)
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
-	return child
+	return w.StartWorker(t, armed, workerFiles+"="+w.files)
 }
 
 // standStill gives the operations to a worker and waits until one stands at each of
 // the points.
-func (w *world) standStill(t *testing.T, began []work, points []string) *exec.Cmd {
+func (w *world) standStill(t *testing.T, began []work, points []string) *fleettest.Worker {
 	t.Helper()
-	queue, err := job.NewInsertOnly(w.Pool, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for _, point := range points {
-		if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(point, "/", ".")), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	queue := w.UseQueue(t)
 	for _, is := range began { // they were asked for without a queue
-		if err := queueOf(t, w, queue, is); err != nil {
+		if err := pg.InTx(t.Context(), w.Pool, func(tx pgx.Tx) error { return queue.Wake(t.Context(), tx, is.op) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	child := w.startWorker(t, dir)
+	armed := fleettest.Arm(t, points...)
+	child := w.startWorker(t, armed)
 	for _, point := range points {
-		hit := filepath.Join(dir, strings.ReplaceAll(point, "/", ".")+".hit")
-		for deadline := time.Now().Add(3 * time.Minute); ; {
-			if _, err := os.Stat(hit); err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s was never hit", point)
-			}
-			<-time.After(20 * time.Millisecond)
-		}
+		armed.Await(t, point)
 	}
 	return child
 }
@@ -149,13 +90,7 @@ func (w *world) standStill(t *testing.T, began []work, points []string) *exec.Cm
 // ended waits for the end of an operation.
 func (w *world) ended(t *testing.T, op uuid.UUID) *operation.Operation {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	var last *operation.Operation
-	if err := w.store.Watch(ctx, op, func(o *operation.Operation) error { last = o; return nil }); err != nil {
-		t.Fatalf("%v %+v", err, last)
-	}
-	return last
+	return w.Ended(t, op, 3*time.Minute)
 }
 
 // A copy stands still at each failpoint; it is cancelled there, and then its worker
@@ -185,11 +120,8 @@ func TestRel03CancelledThenKilledAtEachFailpoint(t *testing.T) {
 	if refused != 1 {
 		t.Errorf("%d were refused, want the one whose route has changed", refused)
 	}
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = child.Wait()
-	w.startWorker(t, t.TempDir())
+	child.Kill(t)
+	w.startWorker(t, fleettest.Arm(t))
 	for _, is := range began {
 		o := w.ended(t, is.op)
 		if !cancelled[is.op] {
@@ -202,24 +134,11 @@ func TestRel03CancelledThenKilledAtEachFailpoint(t *testing.T) {
 		if o.Status != operation.Cancelled {
 			t.Fatalf("%+v", o)
 		}
-		incarnation := one[int](t, w.Pool, "SELECT (params ->> 'incarnation')::int FROM control.operations WHERE id = $1", is.op)
+		incarnation := fleettest.One[int](t, w.Pool, "SELECT (params ->> 'incarnation')::int FROM control.operations WHERE id = $1", is.op)
 		w.nothingOf(t, tenantdb.Database{Tenant: *o.TenantID, Incarnation: incarnation})
-		if mode := one[string](t, w.Pool, "SELECT route_mode FROM control.tenants WHERE id = $1", *o.TenantID); mode != "serve" {
+		if mode := fleettest.One[string](t, w.Pool, "SELECT route_mode FROM control.tenants WHERE id = $1", *o.TenantID); mode != "serve" {
 			t.Errorf("the route is in the mode %s", mode)
 		}
 		w.loggedIn(t, *o.TenantID)
 	}
-}
-
-func queueOf(t *testing.T, w *world, queue *job.Queue, is work) error {
-	t.Helper()
-	tx, err := w.Pool.Begin(t.Context())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback(context.Background()) }()
-	if err := queue.Wake(t.Context(), tx, is.op); err != nil {
-		return err
-	}
-	return tx.Commit(t.Context())
 }

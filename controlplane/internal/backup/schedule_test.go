@@ -9,15 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/controlplane/internal/backup"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/shared/fault"
 )
-
-func (w *world) exec(t *testing.T, sql string, args ...any) {
-	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
 
 func TestBackupsAreTakenByThemselves(t *testing.T) {
 	t.Parallel()
@@ -31,37 +25,37 @@ func TestBackupsAreTakenByThemselves(t *testing.T) {
 	}
 	asked := func(id uuid.UUID) int {
 		t.Helper()
-		return one[int](t, w.Pool, "SELECT count(*) FROM control.operations WHERE kind = $1 AND tenant_id = $2", backup.KindTake, id)
+		return fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.operations WHERE kind = $1 AND tenant_id = $2", backup.KindTake, id)
 	}
 	schedule()
 	if asked(acme)+asked(globex) != 0 {
 		t.Error("new tenants are backed up at once, all together")
 	}
-	if at := one[time.Time](t, w.Pool, "SELECT next_backup_at FROM control.tenants WHERE id = $1", acme); time.Until(at) < 0 || time.Until(at) > 24*time.Hour {
+	if at := fleettest.One[time.Time](t, w.Pool, "SELECT next_backup_at FROM control.tenants WHERE id = $1", acme); time.Until(at) < 0 || time.Until(at) > 24*time.Hour {
 		t.Errorf("the first one is planned for %s", at)
 	}
-	w.exec(t, "UPDATE control.tenants SET next_backup_at = now() WHERE id = $1", acme)
+	w.Exec(t, "UPDATE control.tenants SET next_backup_at = now() WHERE id = $1", acme)
 	schedule()
 	schedule()
 	if asked(acme) != 1 || asked(globex) != 0 {
 		t.Errorf("%d and %d were asked for", asked(acme), asked(globex))
 	}
-	op := one[uuid.UUID](t, w.Pool, "SELECT id FROM control.operations WHERE kind = $1", backup.KindTake)
+	op := fleettest.One[uuid.UUID](t, w.Pool, "SELECT id FROM control.operations WHERE kind = $1", backup.KindTake)
 	// Due again while that one is unfinished: it is put off, and nobody is disturbed.
-	w.exec(t, "UPDATE control.tenants SET next_backup_at = now() WHERE id = $1", acme)
+	w.Exec(t, "UPDATE control.tenants SET next_backup_at = now() WHERE id = $1", acme)
 	schedule()
-	if at := one[time.Time](t, w.Pool, "SELECT next_backup_at FROM control.tenants WHERE id = $1", acme); asked(acme) != 1 || time.Until(at) > time.Hour {
+	if at := fleettest.One[time.Time](t, w.Pool, "SELECT next_backup_at FROM control.tenants WHERE id = $1", acme); asked(acme) != 1 || time.Until(at) > time.Hour {
 		t.Errorf("%d were asked for, the next is planned for %s", asked(acme), at)
 	}
 	w.mustRun(t, op)
-	if reason := one[string](t, w.Pool, "SELECT reason FROM control.backups WHERE operation_id = $1", op); reason != backup.ReasonSchedule {
+	if reason := fleettest.One[string](t, w.Pool, "SELECT reason FROM control.backups WHERE operation_id = $1", op); reason != backup.ReasonSchedule {
 		t.Errorf("its reason is %s", reason)
 	}
 	// A plan without backups has none.
 	if err := w.backups.SetRule(t.Context(), operator(), backup.Rule{Plan: "standard", IntervalHours: 0, Keep: 3, KeepDays: 3}); err != nil {
 		t.Fatal(err)
 	}
-	w.exec(t, "UPDATE control.tenants SET next_backup_at = now()")
+	w.Exec(t, "UPDATE control.tenants SET next_backup_at = now()")
 	schedule()
 	if asked(acme) != 1 || asked(globex) != 0 {
 		t.Errorf("%d and %d were asked for of a plan without", asked(acme), asked(globex))
@@ -84,7 +78,7 @@ func TestBackupsAreKeptByTheRule(t *testing.T) {
 		of = append(of, w.take(t, acme))
 	}
 	alone := w.take(t, globex)
-	w.exec(t, "UPDATE control.backups SET created_at = now() - interval '11 days' WHERE id IN ($1, $2)", of[3], alone)
+	w.Exec(t, "UPDATE control.backups SET created_at = now() - interval '11 days' WHERE id IN ($1, $2)", of[3], alone)
 	sweep := func() {
 		t.Helper()
 		if err := w.backups.Sweep(t.Context()); err != nil {
@@ -93,7 +87,7 @@ func TestBackupsAreKeptByTheRule(t *testing.T) {
 	}
 	status := func(id uuid.UUID) string {
 		t.Helper()
-		return one[string](t, w.Pool, "SELECT status FROM control.backups WHERE id = $1", id)
+		return fleettest.One[string](t, w.Pool, "SELECT status FROM control.backups WHERE id = $1", id)
 	}
 	expect := func(when string, want map[uuid.UUID]string) {
 		t.Helper()
@@ -118,11 +112,11 @@ func TestBackupsAreKeptByTheRule(t *testing.T) {
 	w.mustRun(t, op)
 	sweep()
 	expect("after the restore", map[uuid.UUID]string{of[0]: "complete", of[2]: "complete", of[4]: "complete"})
-	w.exec(t, "UPDATE control.tenants SET status = 'deleted' WHERE id IN ($1, $2)", acme, globex)
-	w.exec(t, "UPDATE control.backups SET created_at = now() - interval '1 year' WHERE status = 'complete'")
+	w.Exec(t, "UPDATE control.tenants SET status = 'deleted' WHERE id IN ($1, $2)", acme, globex)
+	w.Exec(t, "UPDATE control.backups SET created_at = now() - interval '1 year' WHERE status = 'complete'")
 	sweep()
 	expect("deleted", map[uuid.UUID]string{of[0]: "complete", of[4]: "complete", alone: "complete"})
-	w.exec(t, "UPDATE control.tenants SET status = 'purged' WHERE id IN ($1, $2)", acme, globex)
+	w.Exec(t, "UPDATE control.tenants SET status = 'purged' WHERE id IN ($1, $2)", acme, globex)
 	sweep()
 	expect("purged", map[uuid.UUID]string{of[0]: "removed", of[2]: "removed", of[4]: "removed", alone: "removed"})
 	if names := w.stored(t); len(names) != 0 {

@@ -117,3 +117,16 @@ func count(n int, thing string) string {
 	}
 	return strconv.Itoa(n) + " " + thing
 }
+
+func bytesText(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	value, names := float64(n)/unit, []string{"KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for ; value >= unit && i < len(names)-1; i++ {
+		value /= unit
+	}
+	return fmt.Sprintf("%.1f %s", value, names[i])
+}

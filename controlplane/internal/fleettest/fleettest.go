@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/replay"
@@ -27,8 +28,8 @@ import (
 	"github.com/ouvira/ouvira/shared/testdb/pgserver"
 )
 
-// tenantServers are the servers that the tests of a package share: one per
-// version. Tests that stop a server have their own.
+// tenantServers are the servers that the tests of a package share: one per version,
+// and those that have a name besides. Tests that stop a server have their own.
 var tenantServers struct {
 	sync.Mutex
 
@@ -41,6 +42,9 @@ type Prepared struct {
 	*pgserver.Server
 
 	ProvisionerURL string
+
+	moving sync.Mutex
+	mover  string
 }
 
 func prepare(server *pgserver.Server) (*Prepared, error) {
@@ -60,15 +64,31 @@ func prepare(server *pgserver.Server) (*Prepared, error) {
 	return &Prepared{Server: server, ProvisionerURL: u.String()}, nil
 }
 
+// OwnServer is a server of one test, with settings of its own.
+func OwnServer(t testing.TB, version string, settings map[string]string) *Prepared {
+	t.Helper()
+	s, err := prepare(testdb.ServerWith(t, version, settings))
+	if err != nil {
+		t.Fatalf("prepare a tenant server: %v", err)
+	}
+	return s
+}
+
 // TenantServer is the package's server of the version.
 func TenantServer(t testing.TB, version string) *Prepared {
 	t.Helper()
+	return NamedServer(t, version, "", nil)
+}
+
+// NamedServer is another one of the version that the package's tests share.
+func NamedServer(t testing.TB, version, name string, settings map[string]string) *Prepared {
+	t.Helper()
 	tenantServers.Lock()
 	defer tenantServers.Unlock()
-	if s := tenantServers.running[version]; s != nil {
+	if s := tenantServers.running[version+name]; s != nil {
 		return s
 	}
-	started, err := pgserver.Start(context.Background(), pgserver.Test(testdb.Bin(t, version), nil))
+	started, err := pgserver.Start(context.Background(), pgserver.Test(testdb.Bin(t, version), settings))
 	if err != nil {
 		t.Fatalf("start a tenant server: %v", err)
 	}
@@ -80,8 +100,29 @@ func TenantServer(t testing.TB, version string) *Prepared {
 	if tenantServers.running == nil {
 		tenantServers.running = map[string]*Prepared{}
 	}
-	tenantServers.running[version] = s
+	tenantServers.running[version+name] = s
 	return s
+}
+
+// Mover prepares the server for moves, once, and gives the password of the role that
+// moves: with another one, the tests that run beside would be locked out.
+func (p *Prepared) Mover(t testing.TB) string {
+	t.Helper()
+	p.moving.Lock()
+	defer p.moving.Unlock()
+	if p.mover != "" {
+		return p.mover
+	}
+	password := pg.NewPassword()
+	verifier, err := pg.SCRAMVerifier(password)
+	if err == nil {
+		err = migrations.PrepareMoves(context.Background(), p.URL(), verifier)
+	}
+	if err != nil {
+		t.Fatalf("prepare a tenant server for moves: %v", err)
+	}
+	p.mover = password
+	return password
 }
 
 // Main is TestMain of a package whose tests share servers.
@@ -108,6 +149,8 @@ type World struct {
 	Activated []provision.Activated
 	Waker     *Waker
 	Log       *slog.Logger
+
+	activating sync.Mutex // real workers make many tenants at once
 }
 
 // Waker counts instead of inserting jobs.
@@ -136,16 +179,28 @@ func New(t testing.TB) *World {
 		w.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	w.Servers = server.NewService(replay.DB{Pool: w.Pool}, w.Keys.Control, w.Log, server.Options{})
-	w.Use(w.Waker)
+	w.use(w.Waker)
 	return w
 }
 
-// Use makes the rooms anew with another waker: a real queue, for real workers.
-func (w *World) Use(waker operation.Waker) {
+// UseQueue makes the rooms anew with a real queue, for real workers.
+func (w *World) UseQueue(t testing.TB) *job.Queue {
+	t.Helper()
+	queue, err := job.NewInsertOnly(w.Pool, w.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.use(queue)
+	return queue
+}
+
+func (w *World) use(waker operation.Waker) {
 	db := replay.DB{Pool: w.Pool}
 	w.Store = operation.NewStore(db, waker)
 	w.Provision = provision.NewService(db, w.Store, w.Servers, w.Public, w.Keys.Control, w.Log, provision.Options{
 		Activated: func(_ context.Context, _ pgx.Tx, a provision.Activated) error {
+			w.activating.Lock()
+			defer w.activating.Unlock()
 			w.Activated = append(w.Activated, a)
 			return nil
 		},
@@ -237,9 +292,7 @@ func (w *World) Get(t testing.TB, operationID uuid.UUID) *operation.Operation {
 // Bury lets the lease of a run that "died" be dead at once.
 func (w *World) Bury(t testing.TB, op uuid.UUID) {
 	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op); err != nil {
-		t.Fatal(err)
-	}
+	w.Exec(t, "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op)
 }
 
 // Login is the URL by which a node reaches the tenant's database: the password is
@@ -270,6 +323,25 @@ func (w *World) Login(t testing.TB, tenantID uuid.UUID) string {
 	return u.String()
 }
 
+// AtDatabase is the address of another database of the same server.
+func AtDatabase(t testing.TB, address, database string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + database
+	return u.String()
+}
+
+// Exec changes the control database.
+func (w *World) Exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	if _, err := w.Pool.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
 // One reads one value.
 func One[T any](t testing.TB, q pg.Querier, sql string, args ...any) T {
 	t.Helper()
@@ -278,6 +350,14 @@ func One[T any](t testing.TB, q pg.Querier, sql string, args ...any) T {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return v
+}
+
+// Counts expects so many rows.
+func Counts(t testing.TB, q pg.Querier, from string, want int) {
+	t.Helper()
+	if n := One[int](t, q, "SELECT count(*) FROM "+from); n != want {
+		t.Errorf("%d rows in %s, want %d", n, from, want)
+	}
 }
 
 // OnBoth runs the test on the system's Postgres and on 18.

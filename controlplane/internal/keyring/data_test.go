@@ -41,7 +41,7 @@ func newDataWorld(t *testing.T) *dataWorld {
 	for _, id := range []uuid.UUID{w.acme, w.globex} {
 		w.secret(t, id, w.old)
 	}
-	w.exec(t, "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", w.globex)
+	w.Exec(t, "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", w.globex)
 	files := seal.KeyFiles{Secret: w.DataFile, Public: w.PublicFile}
 	_, err := files.Add()
 	if err == nil {
@@ -64,13 +64,6 @@ func newDataWorld(t *testing.T) *dataWorld {
 		provision.KindRotate: provisioning.Rotations(), provision.KindRotateKey: provisioning.KeyRotations(),
 	})
 	return w
-}
-
-func (w *dataWorld) exec(t *testing.T, sql string, args ...any) {
-	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
 }
 
 // database connects to the tenant's, as the superuser.
@@ -99,9 +92,9 @@ func (w *dataWorld) secret(t *testing.T, id uuid.UUID, key *seal.DataKey) {
 // node is one that lives, and has the key; it seals what it is given.
 func (w *dataWorld) node(t *testing.T, key *seal.DataKey) {
 	t.Helper()
-	w.exec(t, `INSERT INTO control.members (id, kind, static_until, last_seen_at, route_version) VALUES ('node', 'node', now() + interval '1 hour', now() + interval '1 hour', 1000000)
+	w.Exec(t, `INSERT INTO control.members (id, kind, static_until, last_seen_at, route_version) VALUES ('node', 'node', now() + interval '1 hour', now() + interval '1 hour', 1000000)
 		ON CONFLICT (id) DO NOTHING`)
-	w.exec(t, "SELECT node.report_keys('node', $1)", map[string]seal.Ring{"credentials": key.OpeningRing(), "nodes": key.Ring()})
+	w.Exec(t, "SELECT node.report_keys('node', $1)", map[string]seal.Ring{"credentials": key.OpeningRing(), "nodes": key.Ring()})
 }
 
 func (w *dataWorld) nodeSeals(t *testing.T, key *seal.DataKey) (tenants []uuid.UUID) {
@@ -126,7 +119,7 @@ func (w *dataWorld) nodeSeals(t *testing.T, key *seal.DataKey) (tenants []uuid.U
 // pass lets what waits for tokens and gateways have waited for long.
 func (w *dataWorld) pass(t *testing.T) {
 	t.Helper()
-	w.exec(t, "UPDATE control.operation_steps SET finished_at = finished_at - interval '1 hour' WHERE name IN ('announce', 'sign') AND finished_at IS NOT NULL")
+	w.Exec(t, "UPDATE control.operation_steps SET finished_at = finished_at - interval '1 hour' WHERE name IN ('announce', 'sign') AND finished_at IS NOT NULL")
 }
 
 // round is what workers do in a while: all operations, and looks into the databases.
@@ -153,7 +146,7 @@ func (w *dataWorld) round(t *testing.T) {
 func TestSec38TheDataKeyIsRotated(t *testing.T) {
 	t.Parallel()
 	w := newDataWorld(t)
-	w.exec(t, `INSERT INTO control.warm_databases (id, server_id, plan_id, database_name, status, fingerprint, schema_version, max_connections, credential)
+	w.Exec(t, `INSERT INTO control.warm_databases (id, server_id, plan_id, database_name, status, fingerprint, schema_version, max_connections, credential)
 		SELECT gen_random_uuid(), server_id, plan_id, 'ov_ready', 'ready', 'now', 1, 10, credential FROM control.tenants WHERE id = $1`, w.acme)
 	w.node(t, w.old)
 	if err := w.keys.Tell(t.Context(), "api"); err != nil {
@@ -185,7 +178,7 @@ func TestSec38TheDataKeyIsRotated(t *testing.T) {
 		}
 		if !warm && fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases WHERE fingerprint = ''") == 1 {
 			warm = true
-			w.exec(t, "DELETE FROM control.warm_databases")
+			w.Exec(t, "DELETE FROM control.warm_databases")
 		}
 		o = w.Get(t, op)
 	}
@@ -196,7 +189,7 @@ func TestSec38TheDataKeyIsRotated(t *testing.T) {
 		t.Errorf("nodes have sealed secrets anew of %v, want acme alone", sealedByNode)
 	}
 	credentials, own := w.old.OpeningRing().Primary, w.old.Ring().Primary
-	w.exec(t, "UPDATE control.key_rings SET changed_at = now() - interval '20 minutes'")
+	w.Exec(t, "UPDATE control.key_rings SET changed_at = now() - interval '20 minutes'")
 	both := func(want string) { // they are one key, and removed together
 		t.Helper()
 		if got := list(t, w.keys, keyring.Data, credentials); got != want {
@@ -208,7 +201,7 @@ func TestSec38TheDataKeyIsRotated(t *testing.T) {
 	}
 	both("opens: 1 secrets")
 	w.secret(t, w.globex, w.fresh)
-	w.exec(t, "UPDATE control.database_looks SET due_at = now()")
+	w.Exec(t, "UPDATE control.database_looks SET due_at = now()")
 	w.round(t)
 	both("opens: free")
 	files := seal.KeyFiles{Secret: w.DataFile, Public: w.PublicFile}
@@ -227,7 +220,7 @@ func TestSec38TheDataKeyIsRotated(t *testing.T) {
 
 	// A value under a key that nobody has is named.
 	w.node(t, w.Data)
-	w.exec(t, "UPDATE control.database_looks SET secrets = secrets || 4711::bigint WHERE tenant_id = $1", w.acme)
+	w.Exec(t, "UPDATE control.database_looks SET secrets = secrets || 4711::bigint WHERE tenant_id = $1", w.acme)
 	if got, want := list(t, w.keys, keyring.Data, 4711), "missing: 1 secrets"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

@@ -45,17 +45,17 @@ func newWorld(t *testing.T) *world {
 	w.first = w.Keys.Control
 	w.server = w.AddServer(t, "a", fleettest.TenantServer(t, testdb.System).ProvisionerURL, 10)
 	w.sealed = map[string]int{"servers": 1, "movers": 1, "webhooks": many, "second_factors": 1}
-	w.exec(t, "UPDATE control.servers SET mover_credential = $2 WHERE id = $1", w.server.ID, w.seal(t, server.MoverContext(w.server.ID)))
+	w.Exec(t, "UPDATE control.servers SET mover_credential = $2 WHERE id = $1", w.server.ID, w.seal(t, server.MoverContext(w.server.ID)))
 	for range many {
 		id := uuid.Must(uuid.NewV7())
-		w.exec(t, "INSERT INTO control.webhook_endpoints (id, url, events, secret) VALUES ($1, 'https://hooks.example.com/', '{tenant.created}', $2)", id, w.seal(t, webhook.SecretContext(id)))
+		w.Exec(t, "INSERT INTO control.webhook_endpoints (id, url, events, secret) VALUES ($1, 'https://hooks.example.com/', '{tenant.created}', $2)", id, w.seal(t, webhook.SecretContext(id)))
 	}
 	who, err := (&operator.Service{DB: w.Pool, Key: w.first}).Create(t.Context(), &audit.Actor{Kind: audit.KindCLI, ID: "test", Name: "test"},
 		operator.New{Email: "ada@ouvira.example", FullName: "Ada Lovelace", Role: operator.RoleOwner, Password: "correct horse battery staple"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.exec(t, "INSERT INTO control.operator_factors (operator_id, secret) VALUES ($1, $2)", who.ID, w.seal(t, operator.FactorContext(who.ID)))
+	w.Exec(t, "INSERT INTO control.operator_factors (operator_id, secret) VALUES ($1, $2)", who.ID, w.seal(t, operator.FactorContext(who.ID)))
 	return w
 }
 
@@ -68,13 +68,6 @@ func (w *world) seal(t *testing.T, of []byte) []byte {
 		t.Fatal(err)
 	}
 	return sealed
-}
-
-func (w *world) exec(t *testing.T, sql string, args ...any) {
-	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
 }
 
 // archived writes down a backup of the tenant as an earlier release did; one whose archive
@@ -99,7 +92,7 @@ func (w *world) archived(t *testing.T, tenant uuid.UUID, there bool) (id uuid.UU
 		}
 		_ = out.Close()
 	}
-	w.exec(t, `INSERT INTO control.backups (id, tenant_id, reason, status, object, incarnation, sha256, manifest, finished_at)
+	w.Exec(t, `INSERT INTO control.backups (id, tenant_id, reason, status, object, incarnation, sha256, manifest, finished_at)
 		VALUES ($1::uuid, $2, 'schedule', 'complete', $1::text, 1, '\x00', '{}', now())`, id, tenant)
 	return id
 }
@@ -118,7 +111,7 @@ func (w *world) keys(t *testing.T, control *seal.ControlKey) *keyring.Service {
 // lives lets a process be heard of that has these keys; nil: it tells nothing.
 func (w *world) lives(t *testing.T, id string, control *seal.ControlKey) {
 	t.Helper()
-	w.exec(t, `INSERT INTO control.members (id, kind, static_until, last_seen_at) VALUES ($1, 'worker', now() + interval '1 hour', now() + interval '1 hour')
+	w.Exec(t, `INSERT INTO control.members (id, kind, static_until, last_seen_at) VALUES ($1, 'worker', now() + interval '1 hour', now() + interval '1 hour')
 		ON CONFLICT (id) DO NOTHING`, id)
 	if control != nil {
 		if err := w.keys(t, control).Tell(t.Context(), id); err != nil {
@@ -249,7 +242,7 @@ func TestSec38TheControlKeyIsRotated(t *testing.T) {
 		}
 	}
 	waits("keys_untold", "silent")
-	w.exec(t, "DELETE FROM control.members WHERE id = 'silent'")
+	w.Exec(t, "DELETE FROM control.members WHERE id = 'silent'")
 	waits("key_unknown", fmt.Sprintf("Process worker does not have key %d", fresh))
 	w.lives(t, "worker", known)
 	waits("key_not_sealing", fmt.Sprintf("still seals with key %d", old))
@@ -272,20 +265,20 @@ func TestSec38TheControlKeyIsRotated(t *testing.T) {
 		}
 	}
 	expect("opens: 1 backups, 1 recent")
-	w.exec(t, "UPDATE control.key_rings SET changed_at = now() - interval '20 minutes'")
+	w.Exec(t, "UPDATE control.key_rings SET changed_at = now() - interval '20 minutes'")
 	expect("opens: 1 backups")
-	w.exec(t, "UPDATE control.backups SET status = 'removed' WHERE id = $1", archive)
+	w.Exec(t, "UPDATE control.backups SET status = 'removed' WHERE id = $1", archive)
 	expect("opens: free")
 	// A mail server is away: an invitation and the link of an owner wait. What it is that
 	// waits for a tenant's database says its key.
-	w.exec(t, `INSERT INTO river.river_job (kind, max_attempts, state, args) VALUES ('operator_link_mail', 25, 'retryable', '{}')`)
+	w.Exec(t, `INSERT INTO river.river_job (kind, max_attempts, state, args) VALUES ('operator_link_mail', 25, 'retryable', '{}')`)
 	expect("opens: 1 mails_unseen")
-	w.exec(t, "UPDATE river.river_job SET state = 'completed', finalized_at = now()")
-	w.exec(t, `INSERT INTO control.operations (id, kind, status, params, created_by) VALUES
+	w.Exec(t, "UPDATE river.river_job SET state = 'completed', finalized_at = now()")
+	w.Exec(t, `INSERT INTO control.operations (id, kind, status, params, created_by) VALUES
 		(gen_random_uuid(), 'tenant.provision', 'queued', jsonb_build_object('link_key', $1::bigint), 'x'),
 		(gen_random_uuid(), 'tenant.provision', 'queued', jsonb_build_object('link_key', $2::bigint), 'x')`, old, fresh)
 	expect("opens: 1 owner_links")
-	w.exec(t, "UPDATE control.operations SET status = 'failed' WHERE kind = 'tenant.provision'")
+	w.Exec(t, "UPDATE control.operations SET status = 'failed' WHERE kind = 'tenant.provision'")
 	if got := list(t, keys, keyring.Control, fresh); !strings.HasPrefix(got, "seals: 1 movers, ") {
 		t.Error(got)
 	}
@@ -316,7 +309,7 @@ func TestSec38AKeyThatWasTakenAwayTooEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.exec(t, "UPDATE control.operator_factors SET secret = $1", sealed)
+	w.Exec(t, "UPDATE control.operator_factors SET secret = $1", sealed)
 
 	keys := w.keys(t, alone)
 	w.lives(t, "api", alone)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/migrations"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -24,7 +25,7 @@ func BenchmarkMoveVersusDumpRestore(b *testing.B) {
 	w := newWorld(b, tenantServer(b, testdb.System, "a"), tenantServer(b, testdb.System, "b"), move.Options{Budget: patient})
 	tenant := w.tenant(b, "acme")
 	w.fill(b, tenant, 500)
-	_, err := testdb.Connect(b, w.login(b, tenant)).Exec(b.Context(), `
+	_, err := testdb.Connect(b, w.Login(b, tenant)).Exec(b.Context(), `
 		INSERT INTO ledger.activity_logs (user_display, entity_type, action, new_values)
 		SELECT 'Ada', 'company', 'create', jsonb_build_object('n', n, 'text', repeat('x', n % 200)) FROM generate_series(1, $1) n`, records)
 	if err != nil {
@@ -43,7 +44,7 @@ func BenchmarkMoveVersusDumpRestore(b *testing.B) {
 		var ours, reference []float64
 		for range rounds {
 			moved()
-			ours = append(ours, one[float64](b, w.Pool, "SELECT (detail ->> 'write_pause_ms')::float8 / 1000 FROM control.audit_log WHERE action = 'tenant.moved' AND detail ->> 'operation_id' = $1", op.String()))
+			ours = append(ours, fleettest.One[float64](b, w.Pool, "SELECT (detail ->> 'write_pause_ms')::float8 / 1000 FROM control.audit_log WHERE action = 'tenant.moved' AND detail ->> 'operation_id' = $1", op.String()))
 			reference = append(reference, seconds(copied))
 		}
 		sidebyside.Report(b, ours, reference)

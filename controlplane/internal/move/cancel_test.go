@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/shared/fault"
@@ -51,7 +52,7 @@ func TestRel03AMoveIsCancelledInEveryStep(t *testing.T) {
 	w.fill(t, tenant, 30)
 	for _, step := range []string{move.StepPreflight, move.StepTarget, move.StepSubscribe, move.StepCopy, move.StepVerify, move.StepSwitch} {
 		op := w.mustAsk(t, tenant, "b")
-		overtaken := w.spied(&spy{before: func(ctx context.Context, name string) error {
+		overtaken := w.spied(&fleettest.Spy{Before: func(ctx context.Context, name string) error {
 			if name != step {
 				return nil
 			}
@@ -60,28 +61,28 @@ func TestRel03AMoveIsCancelledInEveryStep(t *testing.T) {
 		if err := overtaken.Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
-		undoing := operation.NewRunner(w.store, "mortal", w.log, map[string]operation.Handler{move.Kind: &mortal{Handler: w.move}})
+		undoing := w.Runner(map[string]operation.Handler{move.Kind: &mortal{Handler: w.move}})
 		if err := undoing.Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
-		if o := w.get(t, op); o.Status != operation.Running {
+		if o := w.Get(t, op); o.Status != operation.Running {
 			t.Fatalf("%s: the run that died left the operation %s", step, o.Status)
 		}
-		w.bury(t, op)
+		w.Bury(t, op)
 		o := w.finish(t, w.runner, op, operation.Cancelled)
 		if o.Error.Code != "cancelled" || !strings.Contains(o.Error.Message, operatorActor.Name) {
 			t.Errorf("%s: %+v", step, o.Error)
 		}
 		w.unmoved(t, tenant)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.audit_log WHERE action = 'operation.cancel' AND tenant_id = $1", tenant); n != 6 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.audit_log WHERE action = 'operation.cancel' AND tenant_id = $1", tenant); n != 6 {
 		t.Errorf("%d cancellations are in the audit", n)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'operation.failed'"); n != 0 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'operation.failed'"); n != 0 {
 		t.Errorf("%d events tell of failures", n)
 	}
 	op := w.mustAsk(t, tenant, "b")
-	late := w.spied(&spy{before: func(ctx context.Context, name string) error {
+	late := w.spied(&fleettest.Spy{Before: func(ctx context.Context, name string) error {
 		if name != move.StepSettle {
 			return nil
 		}
@@ -154,7 +155,7 @@ func TestADrainIsCancelled(t *testing.T) {
 	for _, op := range moving {
 		w.mustRun(t, op)
 	}
-	if s, err := w.servers.Find(t.Context(), "a"); err != nil || s.Status != "draining" || s.Tenants != 1 {
+	if s, err := w.Servers.Find(t.Context(), "a"); err != nil || s.Status != "draining" || s.Tenants != 1 {
 		t.Errorf("%+v %v", s, err)
 	}
 }

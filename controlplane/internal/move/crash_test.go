@@ -6,58 +6,15 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/uuid"
-
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
-// spy runs the real steps and lets a test stand between them.
-type spy struct {
-	operation.Handler
-
-	before func(ctx context.Context, step string) error
-	after  func(ctx context.Context, step string) error
-	twice  bool
-}
-
-func (s *spy) Begin(run *operation.Run) operation.Attempt {
-	return &spyAttempt{Attempt: s.Handler.Begin(run), spy: s}
-}
-
-type spyAttempt struct {
-	operation.Attempt
-
-	spy *spy
-}
-
-func (a *spyAttempt) Step(ctx context.Context, name string) error {
-	if a.spy.before != nil {
-		if err := a.spy.before(ctx, name); err != nil {
-			return err
-		}
-	}
-	if a.spy.twice {
-		if err := a.Attempt.Step(ctx, name); err != nil {
-			return err
-		}
-	}
-	if err := a.Attempt.Step(ctx, name); err != nil || a.spy.after == nil {
-		return err
-	}
-	return a.spy.after(ctx, name)
-}
-
-func (w *world) spied(s *spy) *operation.Runner {
+func (w *world) spied(s *fleettest.Spy) *operation.Runner {
 	s.Handler = w.move
-	return operation.NewRunner(w.store, "spied", w.log, map[string]operation.Handler{move.Kind: s})
-}
-
-// bury lets the lease of a run that "died" be dead at once.
-func (w *world) bury(t *testing.T, op uuid.UUID) {
-	t.Helper()
-	w.exec(t, "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op)
+	return w.Runner(map[string]operation.Handler{move.Kind: s})
 }
 
 func TestEachStepTwice(t *testing.T) {
@@ -66,7 +23,7 @@ func TestEachStepTwice(t *testing.T) {
 	tenant := w.tenant(t, "acme")
 	w.fill(t, tenant, 30)
 	op := w.mustAsk(t, tenant, "b")
-	w.finish(t, w.spied(&spy{twice: true}), op, operation.Succeeded)
+	w.finish(t, w.spied(&fleettest.Spy{Twice: true}), op, operation.Succeeded)
 	w.moved(t, tenant, 2)
 }
 
@@ -74,14 +31,14 @@ func TestEachStepTwice(t *testing.T) {
 // next one goes on from there, while the tenant is written to.
 func TestRel03AMoveThatDiesInEveryRun(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := shared(t, version)
 		tenant := w.tenant(t, "acme")
 		w.fill(t, tenant, 50)
 		journal := w.write(t, tenant)
 		op := w.mustAsk(t, tenant, "b")
 		seen := map[string]bool{}
-		dying := w.spied(&spy{after: func(_ context.Context, name string) error {
+		dying := w.spied(&fleettest.Spy{After: func(_ context.Context, name string) error {
 			if seen[name] {
 				return nil
 			}
@@ -93,7 +50,7 @@ func TestRel03AMoveThatDiesInEveryRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			journal.more(t, 5)
-			w.bury(t, op)
+			w.Bury(t, op)
 		}
 		w.mustRun(t, op)
 		journal.more(t, 5)
@@ -106,13 +63,13 @@ func TestRel03AMoveThatDiesInEveryRun(t *testing.T) {
 // Before the switch a move may be given up after any step, and leaves nothing.
 func TestRel03AMoveIsGivenUpBeforeEveryStep(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := shared(t, version)
 		tenant := w.tenant(t, "acme")
 		w.fill(t, tenant, 30)
 		for _, step := range []string{move.StepTarget, move.StepSubscribe, move.StepCopy, move.StepVerify, move.StepSwitch} {
 			op := w.mustAsk(t, tenant, "b")
-			runner := w.spied(&spy{before: func(_ context.Context, name string) error {
+			runner := w.spied(&fleettest.Spy{Before: func(_ context.Context, name string) error {
 				if name == step {
 					return operation.Fail("test", "It is given up.", "Nothing.")
 				}
@@ -125,7 +82,7 @@ func TestRel03AMoveIsGivenUpBeforeEveryStep(t *testing.T) {
 		}
 		// After the switch nothing is taken back.
 		op := w.mustAsk(t, tenant, "b")
-		runner := w.spied(&spy{before: func(_ context.Context, name string) error {
+		runner := w.spied(&fleettest.Spy{Before: func(_ context.Context, name string) error {
 			if name == move.StepSettle {
 				return operation.Fail("test", "It is given up.", "Nothing.")
 			}
@@ -135,7 +92,7 @@ func TestRel03AMoveIsGivenUpBeforeEveryStep(t *testing.T) {
 		if p := w.placed(t, tenant); p.Server != "b" {
 			t.Fatalf("%+v", p)
 		}
-		if _, err := testdb.Connect(t, w.login(t, tenant)).Exec(t.Context(), "INSERT INTO companies (name) VALUES ('Moved')"); err != nil {
+		if _, err := testdb.Connect(t, w.Login(t, tenant)).Exec(t.Context(), "INSERT INTO companies (name) VALUES ('Moved')"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -150,7 +107,7 @@ func TestAStalledRunChangesNothing(t *testing.T) {
 		tenant := w.tenant(t, fmt.Sprintf("globex-%d", i))
 		op := w.mustAsk(t, tenant, "b")
 		asleep, wake := make(chan struct{}), make(chan struct{})
-		stalled := w.spied(&spy{before: func(_ context.Context, name string) error {
+		stalled := w.spied(&fleettest.Spy{Before: func(_ context.Context, name string) error {
 			if name == step {
 				close(asleep)
 				<-wake
@@ -160,7 +117,7 @@ func TestAStalledRunChangesNothing(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- stalled.Run(context.Background(), op) }()
 		<-asleep
-		w.bury(t, op)
+		w.Bury(t, op)
 		w.mustRun(t, op)
 		before := w.placed(t, tenant)
 		close(wake)
@@ -180,14 +137,14 @@ func TestAStalledRunChangesNothing(t *testing.T) {
 func TestRel03ServersDieDuringAMove(t *testing.T) {
 	t.Parallel()
 	for _, victim := range []string{"a", "b"} {
-		onBoth(t, func(t *testing.T, version string) {
-			w := newWorld(t, ownServer(t, version, nil), ownServer(t, version, nil), move.Options{Budget: patient, Chunk: 20})
+		fleettest.OnBoth(t, func(t *testing.T, version string) {
+			w := newWorld(t, fleettest.OwnServer(t, version, nil), fleettest.OwnServer(t, version, nil), move.Options{Budget: patient, Chunk: 20})
 			tenant := w.tenant(t, "acme")
 			w.fill(t, tenant, 50)
 			op := w.mustAsk(t, tenant, "b")
-			dies := w.pgServer(victim)
+			dies := map[string]*fleettest.Prepared{"a": w.a, "b": w.b}[victim]
 			crashed := map[string]bool{}
-			runner := w.spied(&spy{after: func(_ context.Context, step string) error {
+			runner := w.spied(&fleettest.Spy{After: func(_ context.Context, step string) error {
 				if crashed[step] || step == move.StepPreflight || step == move.StepSettle {
 					return nil
 				}
@@ -198,7 +155,7 @@ func TestRel03ServersDieDuringAMove(t *testing.T) {
 				if err := runner.Run(t.Context(), op); err != nil {
 					t.Fatal(err)
 				}
-				o := w.get(t, op)
+				o := w.Get(t, op)
 				if o.Status == operation.Succeeded {
 					break
 				}
@@ -222,7 +179,7 @@ func TestRel03ServersDieDuringAMove(t *testing.T) {
 			if p := w.placed(t, tenant); p.Server != "b" || p.Mode != "serve" {
 				t.Fatalf("%+v", p)
 			}
-			if _, err := testdb.Connect(t, w.login(t, tenant)).Exec(t.Context(), "INSERT INTO companies (name) VALUES ('Moved')"); err != nil {
+			if _, err := testdb.Connect(t, w.Login(t, tenant)).Exec(t.Context(), "INSERT INTO companies (name) VALUES ('Moved')"); err != nil {
 				t.Error(err)
 			}
 		})

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/reconcile"
@@ -24,7 +25,7 @@ func (w *world) runAll(t *testing.T, drain uuid.UUID) *operation.Operation {
 		if o.Status.Finished() {
 			return o
 		}
-		underway := one[int](t, w.Pool, "SELECT count(*) FROM control.operations WHERE kind = $1 AND status IN ('queued', 'running')", move.Kind)
+		underway := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.operations WHERE kind = $1 AND status IN ('queued', 'running')", move.Kind)
 		if underway > 2 {
 			t.Errorf("%d moves are under way at once", underway)
 		}
@@ -39,7 +40,7 @@ func (w *world) runAll(t *testing.T, drain uuid.UUID) *operation.Operation {
 
 func (w *world) unfinished(t *testing.T) []uuid.UUID {
 	t.Helper()
-	list, err := w.store.List(t.Context(), operation.Filter{Kind: move.Kind})
+	list, err := w.Store.List(t.Context(), operation.Filter{Kind: move.Kind})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func TestDrain(t *testing.T) {
 	t.Parallel()
 	w := shared(t, testdb.System)
 	first, second, stubborn := w.tenant(t, "acme"), w.tenant(t, "globex"), w.tenant(t, "initech")
-	w.exec(t, "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", second)
+	w.Exec(t, "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", second)
 	conn := inside(t, w.a, stubborn, 1)
 	if _, err := conn.Exec(t.Context(), "CREATE TABLE public.loose (x int)"); err != nil {
 		t.Fatal(err)
@@ -79,7 +80,7 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	// The moves' databases are no orphans.
-	report, err := reconcile.NewService(w.Pool, w.servers, w.log).Look(t.Context())
+	report, err := reconcile.NewService(w.Pool, w.Servers, w.Log).Look(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,7 @@ func TestDrain(t *testing.T) {
 	if p := w.placed(t, stubborn); p.Server != "b" {
 		t.Errorf("%+v", p)
 	}
-	s, err := w.servers.Find(t.Context(), "a")
+	s, err := w.Servers.Find(t.Context(), "a")
 	if err != nil || s.Status != "draining" || s.Tenants != 0 || s.Databases != 3 {
 		t.Errorf("%+v %v", s, err)
 	}
@@ -120,11 +121,11 @@ func TestADrainIsStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := w.servers.Find(t.Context(), "a")
+	a, err := w.Servers.Find(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.servers.SetStatus(t.Context(), a.ID, "active", nil); err != nil {
+	if _, err := w.Servers.SetStatus(t.Context(), a.ID, "active", nil); err != nil {
 		t.Fatal(err)
 	}
 	if o := w.run(t, drain); o.Status != operation.Failed || o.Error.Code != "drain_stopped" {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
 	"github.com/ouvira/ouvira/shared/pg"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -19,7 +20,7 @@ import (
 // fill gives the tenant some data of every awkward kind, as its own role.
 func (w *world) fill(t testing.TB, tenant uuid.UUID, rows int) {
 	t.Helper()
-	conn := testdb.Connect(t, w.login(t, tenant))
+	conn := testdb.Connect(t, w.Login(t, tenant))
 	for _, statement := range []string{
 		"INSERT INTO companies (name, description) SELECT 'Company ' || n, repeat('é''\\', n % 7) FROM generate_series(1, $1) n",
 		"INSERT INTO ledger.activity_logs (user_display, entity_type, action, new_values) SELECT 'Ada', 'company', 'create', jsonb_build_object('n', n, 'at', now()) FROM generate_series(1, $1) n",
@@ -62,7 +63,7 @@ func (w *world) write(t *testing.T, tenant uuid.UUID) *writer {
 				moved := !bytes.Equal(p.Credential, credential)
 				if moved {
 					// To open it costs more than the write.
-					address, credential = w.loginTo(t, tenant, p), p.Credential
+					address, credential = w.Login(t, tenant), p.Credential
 				}
 				if moved || conn == nil || conn.IsClosed() {
 					if conn != nil {
@@ -124,14 +125,14 @@ func (w *world) moved(t *testing.T, tenant uuid.UUID, incarnation int) {
 	}
 	source, target := inside(t, w.a, tenant, incarnation-1), inside(t, w.b, tenant, incarnation)
 	for _, conn := range []*pgx.Conn{source, target} {
-		if n := one[int](t, conn, "SELECT count(*) FROM pg_publication") + one[int](t, conn, "SELECT count(*) FROM pg_class WHERE relname = 'move_marks'"); n != 0 {
+		if n := fleettest.One[int](t, conn, "SELECT count(*) FROM pg_publication") + fleettest.One[int](t, conn, "SELECT count(*) FROM pg_class WHERE relname = 'move_marks'"); n != 0 {
 			t.Errorf("%d publications and tables of the move are left in %s", n, conn.Config().Database)
 		}
 	}
-	if one[bool](t, source, "SELECT pg_has_role($1::name, 'ouvira_app', 'usage') OR rolcanlogin FROM pg_roles WHERE rolname = $1", tenantdb.Name(tenant, incarnation-1)) {
+	if fleettest.One[bool](t, source, "SELECT pg_has_role($1::name, 'ouvira_app', 'usage') OR rolcanlogin FROM pg_roles WHERE rolname = $1", tenantdb.Name(tenant, incarnation-1)) {
 		t.Error("the source is open")
 	}
-	conn := testdb.Connect(t, w.login(t, tenant))
+	conn := testdb.Connect(t, w.Login(t, tenant))
 	if _, err := conn.Exec(t.Context(), "INSERT INTO companies (name) VALUES ('after the move')"); err != nil {
 		t.Errorf("a write after the move: %v", err)
 	}
@@ -151,10 +152,10 @@ func (w *world) unmoved(t *testing.T, tenant uuid.UUID) {
 		t.Errorf("%d things on the source, want the database and its role", n)
 	}
 	source := inside(t, w.a, tenant, 1)
-	if n := one[int](t, source, "SELECT count(*) FROM pg_publication") + one[int](t, source, "SELECT count(*) FROM pg_class WHERE relname = 'move_marks'"); n != 0 {
+	if n := fleettest.One[int](t, source, "SELECT count(*) FROM pg_publication") + fleettest.One[int](t, source, "SELECT count(*) FROM pg_class WHERE relname = 'move_marks'"); n != 0 {
 		t.Errorf("%d publications and tables of the move are left", n)
 	}
-	conn := testdb.Connect(t, w.login(t, tenant))
+	conn := testdb.Connect(t, w.Login(t, tenant))
 	if _, err := conn.Exec(t.Context(), "INSERT INTO companies (name) VALUES ('still here')"); err != nil {
 		t.Errorf("a write after the move was given up: %v", err)
 	}
@@ -164,7 +165,7 @@ func (w *world) unmoved(t *testing.T, tenant uuid.UUID) {
 // the fence, and both hold the same.
 func TestRel03AMoveUnderWritesLosesNothing(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := shared(t, version)
 		tenant := w.tenant(t, "acme")
 		w.fill(t, tenant, 200)
@@ -195,21 +196,21 @@ func TestRel03AMoveUnderWritesLosesNothing(t *testing.T) {
 			}
 		}
 		// The source ends where the target began to be written to.
-		last := one[int64](t, source, "SELECT max(id) FROM companies")
+		last := fleettest.One[int64](t, source, "SELECT max(id) FROM companies")
 		const older = "SELECT md5(string_agg(c::text, ',' ORDER BY id)) FROM companies c WHERE id <= $1"
-		if one[string](t, source, older, last) != one[string](t, target, older, last) {
+		if fleettest.One[string](t, source, older, last) != fleettest.One[string](t, target, older, last) {
 			t.Error("the companies differ")
 		}
 		for _, table := range []string{"ledger.activity_logs", "sessions", "password_tokens", "sms_counts", "roles", "permissions", "role_permissions", "date_dimension", "ouvira.signing_keys", "ouvira.seeds", "users"} {
 			all := "SELECT md5(COALESCE(string_agg(t::text, ',' ORDER BY t::text), '')) FROM " + table + " t"
-			if one[string](t, source, all) != one[string](t, target, all) {
+			if fleettest.One[string](t, source, all) != fleettest.One[string](t, target, all) {
 				t.Errorf("%s differs", table)
 			}
 		}
-		if one[int64](t, target, "SELECT min(id) FROM companies WHERE id > $1", last) <= last {
+		if fleettest.One[int64](t, target, "SELECT min(id) FROM companies WHERE id > $1", last) <= last {
 			t.Error("an id was given twice")
 		}
-		pause := one[int64](t, w.Pool, "SELECT (detail ->> 'write_pause_ms')::bigint FROM control.audit_log WHERE action = 'tenant.moved' AND tenant_id = $1", tenant)
+		pause := fleettest.One[int64](t, w.Pool, "SELECT (detail ->> 'write_pause_ms')::bigint FROM control.audit_log WHERE action = 'tenant.moved' AND tenant_id = $1", tenant)
 		t.Logf("%d writes were acknowledged; writes paused for %d ms", len(journal.acked), pause)
 	})
 }
@@ -219,13 +220,13 @@ func TestASuspendedTenantMovesClosed(t *testing.T) {
 	t.Parallel()
 	w := shared(t, testdb.System)
 	tenant := w.tenant(t, "acme")
-	w.exec(t, "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", tenant)
+	w.Exec(t, "UPDATE control.tenants SET status = 'suspended' WHERE id = $1", tenant)
 	w.mustRun(t, w.mustAsk(t, tenant, "b"))
 	p := w.placed(t, tenant)
 	if p.Server != "b" || p.Status != "suspended" || p.Mode != "serve" {
 		t.Fatalf("%+v", p)
 	}
-	if _, err := pgx.Connect(t.Context(), w.login(t, tenant)); pg.Code(err) != pg.CodeInvalidAuth {
+	if _, err := pgx.Connect(t.Context(), w.Login(t, tenant)); pg.Code(err) != pg.CodeInvalidAuth {
 		t.Errorf("the role of a suspended tenant on the target: %v", err)
 	}
 }
@@ -247,7 +248,7 @@ func TestThereAndBack(t *testing.T) {
 	if n := left(t, w.a, tenant, 1); n != 2 {
 		t.Errorf("the source was dropped before its time")
 	}
-	w.exec(t, "UPDATE control.moves SET drop_at = now(), looked_at = NULL")
+	w.Exec(t, "UPDATE control.moves SET drop_at = now(), looked_at = NULL")
 	if err := w.move.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -257,10 +258,10 @@ func TestThereAndBack(t *testing.T) {
 	if n := left(t, w.a, tenant, 3); n != 2 {
 		t.Errorf("the tenant's own database is gone")
 	}
-	if _, err := testdb.Connect(t, w.login(t, tenant)).Exec(t.Context(), "INSERT INTO companies (name) VALUES ('Back')"); err != nil {
+	if _, err := testdb.Connect(t, w.Login(t, tenant)).Exec(t.Context(), "INSERT INTO companies (name) VALUES ('Back')"); err != nil {
 		t.Error(err)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.moves WHERE dropped_at IS NULL"); n != 0 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.moves WHERE dropped_at IS NULL"); n != 0 {
 		t.Errorf("%d moves are not recorded as cleared up", n)
 	}
 }

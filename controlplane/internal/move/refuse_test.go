@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
@@ -19,8 +20,8 @@ import (
 // allThere expects every acknowledged write in the database that the route names.
 func (w *world) allThere(t *testing.T, tenant uuid.UUID, journal *writer) {
 	t.Helper()
-	conn := testdb.Connect(t, w.login(t, tenant))
-	lost := one[int](t, conn, "SELECT count(*) FROM unnest($1::text[]) AS acked WHERE (SELECT count(*) FROM companies WHERE name = acked) <> 1", journal.acked)
+	conn := testdb.Connect(t, w.Login(t, tenant))
+	lost := fleettest.One[int](t, conn, "SELECT count(*) FROM unnest($1::text[]) AS acked WHERE (SELECT count(*) FROM companies WHERE name = acked) <> 1", journal.acked)
 	if lost != 0 {
 		t.Errorf("%d of %d acknowledged writes are lost or doubled", lost, len(journal.acked))
 	}
@@ -40,7 +41,7 @@ func TestRel03AMoveThatExceedsItsBudget(t *testing.T) {
 		if err := w.runner.Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
-		o := w.get(t, op)
+		o := w.Get(t, op)
 		if o.Status == operation.Failed {
 			if o.Error.Code != "fence_budget" {
 				t.Fatalf("%+v", o.Error)
@@ -70,7 +71,7 @@ func TestMovesAreRefused(t *testing.T) {
 	w := shared(t, testdb.System)
 	tenant := w.tenant(t, "acme")
 	set := func(server, status string, databases int) {
-		w.exec(t, "UPDATE control.servers SET status = $2, max_databases = $3 WHERE name = $1", server, status, databases)
+		w.Exec(t, "UPDATE control.servers SET status = $2, max_databases = $3 WHERE name = $1", server, status, databases)
 	}
 	for code, c := range map[string]struct {
 		tenant  uuid.UUID
@@ -82,7 +83,7 @@ func TestMovesAreRefused(t *testing.T) {
 		"server_not_active": {tenant, "b", func() { set("b", "draining", 50) }},
 		"server_full":       {tenant, "b", func() { set("b", "active", 0) }},
 		"not_found":         {uuid.New(), "b", func() {}},
-		"tenant_failed":     {tenant, "b", func() { w.exec(t, "UPDATE control.tenants SET status = 'failed' WHERE id = $1", tenant) }},
+		"tenant_failed":     {tenant, "b", func() { w.Exec(t, "UPDATE control.tenants SET status = 'failed' WHERE id = $1", tenant) }},
 	} {
 		c.prepare()
 		_, err := w.ask(t, c.tenant, c.to)
@@ -91,9 +92,9 @@ func TestMovesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", code, err)
 		}
 		set("b", "active", 50)
-		w.exec(t, "UPDATE control.tenants SET status = 'active' WHERE id = $1", tenant)
+		w.Exec(t, "UPDATE control.tenants SET status = 'active' WHERE id = $1", tenant)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.moves"); n != 0 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.moves"); n != 0 {
 		t.Errorf("%d moves were begun", n)
 	}
 	w.mustAsk(t, tenant, "b")
@@ -139,14 +140,14 @@ func TestPreflight(t *testing.T) {
 // moves.
 func TestPreflightOfServers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, ownServer(t, testdb.System, map[string]string{"wal_level": "replica"}), tenantServer(t, testdb.System, "b"), move.Options{})
+	w := newWorld(t, fleettest.OwnServer(t, testdb.System, map[string]string{"wal_level": "replica"}), tenantServer(t, testdb.System, "b"), move.Options{})
 	tenant := w.tenant(t, "acme")
 	if o := w.finish(t, w.runner, w.mustAsk(t, tenant, "b"), operation.Failed); o.Error.Code != "wal_level" {
 		t.Errorf("%+v", o.Error)
 	}
 	w = shared(t, testdb.System)
 	tenant = w.tenant(t, "acme")
-	w.exec(t, "UPDATE control.servers SET mover_credential = NULL WHERE name = 'a'")
+	w.Exec(t, "UPDATE control.servers SET mover_credential = NULL WHERE name = 'a'")
 	if o := w.finish(t, w.runner, w.mustAsk(t, tenant, "b"), operation.Failed); o.Error.Code != "not_prepared_for_moves" {
 		t.Errorf("%+v", o.Error)
 	}

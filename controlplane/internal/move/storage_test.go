@@ -15,20 +15,20 @@ func TestAMoveWantsStorage(t *testing.T) {
 	t.Parallel()
 	w := shared(t, testdb.System)
 	tenant, second := w.tenant(t, "acme"), w.tenant(t, "globex")
-	w.exec(t, "INSERT INTO control.usage_hours (tenant_id, hour, database_bytes, last_bytes) SELECT id, now(), 9 * 1048576, 6 * 1048576 FROM control.tenants")
-	w.exec(t, "UPDATE control.servers SET max_storage_mb = 5 WHERE name = 'b'")
+	w.Exec(t, "INSERT INTO control.usage_hours (tenant_id, hour, database_bytes, last_bytes) SELECT id, now(), 9 * 1048576, 6 * 1048576 FROM control.tenants")
+	w.Exec(t, "UPDATE control.servers SET max_storage_mb = 5 WHERE name = 'b'")
 	_, err := w.ask(t, tenant, "b")
 	if refused := fault.From(err); !fault.Is(err, fault.KindConflict) || refused.EffectiveCode() != "storage_full" || !strings.Contains(refused.Message, "no room for 6 MB more: it stores 0 MB of 5 MB") {
 		t.Errorf("to a server that is too small: %v", err)
 	}
-	w.exec(t, "UPDATE control.servers SET max_storage_mb = 10 WHERE name = 'b'")
+	w.Exec(t, "UPDATE control.servers SET max_storage_mb = 10 WHERE name = 'b'")
 	w.mustAsk(t, tenant, "b")
-	if s, err := w.servers.Find(t.Context(), "b"); err != nil || s.Stored != 6<<20 || s.Capacity.StorageMB != 10 {
+	if s, err := w.Servers.Find(t.Context(), "b"); err != nil || s.Stored != 6<<20 || s.Capacity.StorageMB != 10 {
 		t.Errorf("%+v %v", s, err)
 	}
 	if _, err := w.ask(t, second, "b"); fault.From(err).EffectiveCode() != "storage_full" {
 		t.Errorf("beside one that is on its way there: %v", err)
 	}
-	w.exec(t, "UPDATE control.servers SET max_storage_mb = 0 WHERE name = 'b'")
+	w.Exec(t, "UPDATE control.servers SET max_storage_mb = 0 WHERE name = 'b'")
 	w.mustAsk(t, second, "b")
 }

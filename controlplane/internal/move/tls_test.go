@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	"github.com/ouvira/ouvira/controlplane/internal/controltest"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/move"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
 // place writes a file as the user that the server runs as.
-func place(t *testing.T, s *prepared, content []byte, parts ...string) {
+func place(t *testing.T, s *fleettest.Prepared, content []byte, parts ...string) {
 	t.Helper()
 	info, err := os.Stat(filepath.Join(s.Dir(), "data"))
 	if err != nil {
@@ -39,7 +40,7 @@ func place(t *testing.T, s *prepared, content []byte, parts ...string) {
 // belongs, with another's too, and goes through with the right one.
 func TestAMoveBetweenServersThatDemandTLS(t *testing.T) {
 	t.Parallel()
-	a, b := ownServer(t, testdb.System, nil), ownServer(t, testdb.System, nil)
+	a, b := fleettest.OwnServer(t, testdb.System, nil), fleettest.OwnServer(t, testdb.System, nil)
 	w := newWorld(t, a, b, move.Options{Budget: patient, Chunk: 20})
 	tenant := w.tenant(t, "acme")
 	certificate, key := controltest.SelfSigned(t)
@@ -52,7 +53,7 @@ func TestAMoveBetweenServersThatDemandTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.exec(t, "UPDATE control.servers SET tls_mode = 'verify-full', tls_ca = $1 WHERE name = 'a'", string(certificate))
+	w.Exec(t, "UPDATE control.servers SET tls_mode = 'verify-full', tls_ca = $1 WHERE name = 'a'", string(certificate))
 	for _, wrong := range [][]byte{nil, strangers} {
 		if wrong != nil {
 			place(t, b, wrong, ".postgresql", "root.crt")
@@ -67,8 +68,8 @@ func TestAMoveBetweenServersThatDemandTLS(t *testing.T) {
 	}
 	place(t, b, certificate, ".postgresql", "root.crt")
 	op := w.mustAsk(t, tenant, "b")
-	encrypted := w.spied(&spy{before: func(_ context.Context, step string) error {
-		if step == move.StepSwitch && !one[bool](t, conn, "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_replication r USING (pid)") {
+	encrypted := w.spied(&fleettest.Spy{Before: func(_ context.Context, step string) error {
+		if step == move.StepSwitch && !fleettest.One[bool](t, conn, "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_replication r USING (pid)") {
 			t.Error("the copy is not encrypted")
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/job"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
@@ -27,15 +28,15 @@ import (
 func BenchmarkProvisionVersusCreateDatabase(b *testing.B) {
 	const tenants, atOnce, rounds = 24, 4, 5
 	w := newWorld(b)
-	tenantServer := tenantServer(b, testdb.System)
-	w.addServer(b, "a", tenantServer.provisionerURL, 1000)
+	tenantServer := fleettest.TenantServer(b, testdb.System)
+	w.AddServer(b, "a", tenantServer.ProvisionerURL, 1000)
 	w.work(b, atOnce)
 	bare := make([]*pgx.Conn, atOnce)
 	for i := range bare {
 		bare[i] = testdb.Connect(b, tenantServer.URL())
 	}
 	w.makeTenants(b, 1) // builds the template
-	template := one[string](b, bare[0], "SELECT datname FROM pg_database WHERE datistemplate AND starts_with(datname, 'ouvira_template_')")
+	template := fleettest.One[string](b, bare[0], "SELECT datname FROM pg_database WHERE datistemplate AND starts_with(datname, 'ouvira_template_')")
 
 	sidebyside.Duration(b, rounds,
 		func() { w.makeTenants(b, tenants) },
@@ -45,14 +46,9 @@ func BenchmarkProvisionVersusCreateDatabase(b *testing.B) {
 // work runs a worker until the benchmark ends.
 func (w *world) work(b *testing.B, operations int) {
 	b.Helper()
-	queue, err := job.NewInsertOnly(w.Pool, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	w.store = operation.NewStore(w.Pool, queue)
-	w.provision = provision.NewService(w.Pool, w.store, w.servers, w.Public, w.Keys.Control, w.log, provision.Options{})
-	runner := operation.NewRunner(w.store, "bench", w.log, map[string]operation.Handler{provision.Kind: w.provision})
-	worker, err := job.NewWorker(w.Pool, job.Config{Log: w.log, Runner: runner, Operations: operations})
+	w.UseQueue(b)
+	runner := operation.NewRunner(w.Store, "bench", w.Log, map[string]operation.Handler{provision.Kind: w.Provision})
+	worker, err := job.NewWorker(w.Pool, job.Config{Log: w.Log, Runner: runner, Operations: operations})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -71,14 +67,14 @@ func (w *world) work(b *testing.B, operations int) {
 func (w *world) makeTenants(b *testing.B, n int) {
 	b.Helper()
 	for range n {
-		w.tenant(b, "t"+strings.ToLower(uuid.NewString()[:13]), provision.Params{})
+		w.Ask(b, "t"+strings.ToLower(uuid.NewString()[:13]), provision.Params{})
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for one[int](b, w.Pool, "SELECT count(*) FROM control.operations WHERE finished_at IS NULL") > 0 {
+	for fleettest.One[int](b, w.Pool, "SELECT count(*) FROM control.operations WHERE finished_at IS NULL") > 0 {
 		<-tick.C
 	}
-	if n := one[int](b, w.Pool, "SELECT count(*) FROM control.operations WHERE status <> 'succeeded'"); n > 0 {
+	if n := fleettest.One[int](b, w.Pool, "SELECT count(*) FROM control.operations WHERE status <> 'succeeded'"); n > 0 {
 		b.Fatalf("%d tenants could not be made", n)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/server"
@@ -20,26 +21,26 @@ import (
 func TestWithoutCapacityItWaits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tenant, op := w.tenant(t, "initech", provision.Params{SignupID: w.signup(t, "initech")})
+	tenant, op := w.Ask(t, "initech", provision.Params{SignupID: w.signup(t, "initech")})
 	for range 3 {
 		o := w.run(t, op)
 		if o.Status != operation.Queued || o.Error == nil || o.Error.Code != "no_capacity" || o.Error.NextAction == "" {
 			t.Fatalf("%s %+v", o.Status, o.Error)
 		}
-		if wait := one[float64](t, w.Pool, "SELECT extract(epoch FROM wake_at - now()) FROM control.operations WHERE id = $1", op); wait > 3 {
+		if wait := fleettest.One[float64](t, w.Pool, "SELECT extract(epoch FROM wake_at - now()) FROM control.operations WHERE id = $1", op); wait > 3 {
 			t.Errorf("it waits %v s before the reaper looks", wait)
 		}
 	}
-	w.addServer(t, "a", tenantServer(t, testdb.System).provisionerURL, 1)
+	w.AddServer(t, "a", fleettest.TenantServer(t, testdb.System).ProvisionerURL, 1)
 	w.mustRun(t, op)
 	if m := w.made(t, tenant); m.Status != "active" {
 		t.Errorf("%+v", m)
 	}
-	if o := w.get(t, op); o.Error != nil {
+	if o := w.Get(t, op); o.Error != nil {
 		t.Errorf("the reason is still shown: %+v", o.Error)
 	}
 	// Full again.
-	_, next := w.tenant(t, "hooli", provision.Params{})
+	_, next := w.Ask(t, "hooli", provision.Params{})
 	if o := w.run(t, next); o.Error == nil || o.Error.Code != "no_capacity" {
 		t.Errorf("%+v", o)
 	}
@@ -50,11 +51,11 @@ func TestWithoutCapacityItWaits(t *testing.T) {
 func TestPlacementSpreads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.addServer(t, "a", tenantServer(t, testdb.System).provisionerURL, 4)
-	b := w.addServer(t, "b", tenantServer(t, testdb.PG18).provisionerURL, 2)
+	a := w.AddServer(t, "a", fleettest.TenantServer(t, testdb.System).ProvisionerURL, 4)
+	b := w.AddServer(t, "b", fleettest.TenantServer(t, testdb.PG18).ProvisionerURL, 2)
 	place := func(wanted string) (uuid.UUID, error) {
 		return pg.InTxValue(t.Context(), w.Pool, func(tx pgx.Tx) (uuid.UUID, error) {
-			id, err := w.servers.Place(t.Context(), tx, wanted, 0)
+			id, err := w.Servers.Place(t.Context(), tx, wanted, 0)
 			if err != nil {
 				return id, err
 			}
@@ -76,7 +77,7 @@ func TestPlacementSpreads(t *testing.T) {
 	if got[a.ID] != 2 || got[b.ID] != 1 {
 		t.Errorf("a has %d of 4, b %d of 2", got[a.ID], got[b.ID])
 	}
-	if _, err := w.servers.SetStatus(t.Context(), a.ID, "draining", nil); err != nil {
+	if _, err := w.Servers.SetStatus(t.Context(), a.ID, "draining", nil); err != nil {
 		t.Fatal(err)
 	}
 	if id, err := place(""); err != nil || id != b.ID {
@@ -90,7 +91,7 @@ func TestPlacementSpreads(t *testing.T) {
 	if _, err := place("nowhere"); !errors.Is(err, server.ErrUnknown) {
 		t.Errorf("an unknown server: %v", err)
 	}
-	list, err := w.servers.List(t.Context())
+	list, err := w.Servers.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Databases != 2 || list[0].Free != 2 || list[1].Free != 0 {
 		t.Errorf("%+v %v", list, err)
 	}
@@ -99,16 +100,16 @@ func TestPlacementSpreads(t *testing.T) {
 // TestFailureCleansUpAndRetries fails in the seed, after everything was built.
 func TestFailureCleansUpAndRetries(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 10)
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 10)
 		admin := testdb.Connect(t, pgServer.URL())
 		signup := w.signup(t, "initech")
 		if _, err := w.Pool.Exec(t.Context(), "UPDATE control.signups SET company_name = '' WHERE id = $1", signup); err != nil {
 			t.Fatal(err)
 		}
-		tenant, op := w.tenant(t, "initech", provision.Params{SignupID: signup})
+		tenant, op := w.Ask(t, "initech", provision.Params{SignupID: signup})
 
 		// The decision is recorded before anything is undone: dying between the
 		// two goes on undoing.
@@ -120,14 +121,14 @@ func TestFailureCleansUpAndRetries(t *testing.T) {
 		if m.Status != "failed" || m.Reason == "" || m.Server != nil || m.Database != nil || m.Credential != nil {
 			t.Errorf("%+v", m)
 		}
-		if status := one[string](t, w.Pool, "SELECT status FROM control.signups WHERE id = $1 AND password_hash IS NOT NULL", signup); status != "failed" {
+		if status := fleettest.One[string](t, w.Pool, "SELECT status FROM control.signups WHERE id = $1 AND password_hash IS NOT NULL", signup); status != "failed" {
 			t.Errorf("the sign-up is %s", status)
 		}
 		name := tenantdb.Name(tenant, 1)
-		if n := one[int](t, admin, "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + (SELECT count(*) FROM pg_roles WHERE rolname = $1)", name); n != 0 {
+		if n := fleettest.One[int](t, admin, "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + (SELECT count(*) FROM pg_roles WHERE rolname = $1)", name); n != 0 {
 			t.Errorf("%d objects left", n)
 		}
-		if n := one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'operation.failed' AND tenant_id = $1", tenant); n != 1 {
+		if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE type = 'operation.failed' AND tenant_id = $1", tenant); n != 1 {
 			t.Errorf("%d events", n)
 		}
 
@@ -136,7 +137,7 @@ func TestFailureCleansUpAndRetries(t *testing.T) {
 		}
 		retry := func() (uuid.UUID, error) {
 			return pg.InTxValue(t.Context(), w.Pool, func(tx pgx.Tx) (uuid.UUID, error) {
-				return w.provision.Retry(t.Context(), tx, tenant, "operator:test")
+				return w.Provision.Retry(t.Context(), tx, tenant, "operator:test")
 			})
 		}
 		again, err := retry()
@@ -159,9 +160,9 @@ func TestFailureCleansUpAndRetries(t *testing.T) {
 func TestDyingWhileUndoing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.System)
-	w.addServer(t, "a", pgServer.provisionerURL, 10)
-	tenant, op := w.tenant(t, "acme", provision.Params{})
+	pgServer := fleettest.TenantServer(t, testdb.System)
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 10)
+	tenant, op := w.Ask(t, "acme", provision.Params{})
 	restore := func() {
 		if _, err := w.Pool.Exec(t.Context(), "UPDATE control.servers SET port = $1", pgServer.Port()); err != nil {
 			t.Fatal(err)
@@ -169,7 +170,7 @@ func TestDyingWhileUndoing(t *testing.T) {
 	}
 	// Everything is built, then the server moves out of reach: the failure is
 	// decided, and the undoing has to wait.
-	moved := w.spied(&spy{before: func(_ context.Context, step string) error {
+	moved := w.spied(&fleettest.Spy{Before: func(_ context.Context, step string) error {
 		if step == provision.StepLockdown {
 			if _, err := w.Pool.Exec(context.Background(), "UPDATE control.servers SET port = 1"); err != nil {
 				return err
@@ -181,28 +182,28 @@ func TestDyingWhileUndoing(t *testing.T) {
 	if err := moved.Run(t.Context(), op); err != nil {
 		t.Fatal(err)
 	}
-	w.bury(t, op)
-	failing := w.spied(&spy{before: func(context.Context, string) error { return operation.Fail("test", "It fails.", "Nothing.") }})
+	w.Bury(t, op)
+	failing := w.spied(&fleettest.Spy{Before: func(context.Context, string) error { return operation.Fail("test", "It fails.", "Nothing.") }})
 	if err := failing.Run(t.Context(), op); err != nil {
 		t.Fatal(err)
 	}
-	if o := w.get(t, op); o.Status != operation.Queued || o.Error == nil || o.Error.Code != "test" {
+	if o := w.Get(t, op); o.Status != operation.Queued || o.Error == nil || o.Error.Code != "test" {
 		t.Fatalf("%s %+v", o.Status, o.Error)
 	}
 	restore()
-	undoing := w.spied(&spy{before: func(_ context.Context, step string) error {
+	undoing := w.spied(&fleettest.Spy{Before: func(_ context.Context, step string) error {
 		t.Errorf("after the decision to fail, step %s was run", step)
 		return nil
 	}})
 	if err := undoing.Run(t.Context(), op); err != nil {
 		t.Fatal(err)
 	}
-	if o := w.get(t, op); o.Status != operation.Failed || o.Error.Code != "test" {
+	if o := w.Get(t, op); o.Status != operation.Failed || o.Error.Code != "test" {
 		t.Errorf("%s %+v", o.Status, o.Error)
 	}
 	admin := testdb.Connect(t, pgServer.URL())
 	name := tenantdb.Name(tenant, 1)
-	if n := one[int](t, admin, "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + (SELECT count(*) FROM pg_roles WHERE rolname = $1)", name); n != 0 {
+	if n := fleettest.One[int](t, admin, "SELECT (SELECT count(*) FROM pg_database WHERE datname = $1) + (SELECT count(*) FROM pg_roles WHERE rolname = $1)", name); n != 0 {
 		t.Errorf("%d objects left", n)
 	}
 }
@@ -211,13 +212,13 @@ func TestDyingWhileUndoing(t *testing.T) {
 // operation waits with a reason while it is away.
 func TestServerStopsBetweenTheSteps(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
 		pgServer := testdb.Server(t, version)
-		w.addServer(t, "a", pgServer.URL(), 10)
-		tenant, op := w.tenant(t, "acme", provision.Params{})
+		w.AddServer(t, "a", pgServer.URL(), 10)
+		tenant, op := w.Ask(t, "acme", provision.Params{})
 		crashed := map[string]bool{}
-		runner := w.spied(&spy{after: func(_ context.Context, step string) error {
+		runner := w.spied(&fleettest.Spy{After: func(_ context.Context, step string) error {
 			if crashed[step] {
 				return nil
 			}
@@ -228,7 +229,7 @@ func TestServerStopsBetweenTheSteps(t *testing.T) {
 			if err := runner.Run(t.Context(), op); err != nil {
 				t.Fatal(err)
 			}
-			o := w.get(t, op)
+			o := w.Get(t, op)
 			if o.Status == operation.Succeeded {
 				break
 			}
@@ -249,15 +250,15 @@ func TestServerStopsBetweenTheSteps(t *testing.T) {
 func TestOperatorCreatedOwnerGetsALink(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.addServer(t, "a", tenantServer(t, testdb.System).provisionerURL, 10)
-	tenant, op := w.tenant(t, "acme", provision.Params{Server: "a"})
+	w.AddServer(t, "a", fleettest.TenantServer(t, testdb.System).ProvisionerURL, 10)
+	tenant, op := w.Ask(t, "acme", provision.Params{Server: "a"})
 	w.mustRun(t, op)
 	token, err := provision.OwnerToken(w.Keys.Control, 0, op)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := testdb.Connect(t, w.login(t, tenant, ""))
-	days := one[float64](t, conn, `
+	conn := testdb.Connect(t, w.Login(t, tenant))
+	days := fleettest.One[float64](t, conn, `
 		SELECT extract(epoch FROM k.expires_at - now()) / 86400
 		FROM public.password_tokens k JOIN public.users u ON u.id = k.user_id
 		WHERE k.token_hash = $1 AND k.purpose = 'set' AND u.email = 'ada@acme.example' AND u.password_hash IS NULL AND NOT u.email_verified`,
@@ -273,7 +274,7 @@ func TestOperatorCreatedOwnerGetsALink(t *testing.T) {
 func TestUnknownServerFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tenant, op := w.tenant(t, "acme", provision.Params{Server: "nowhere"})
+	tenant, op := w.Ask(t, "acme", provision.Params{Server: "nowhere"})
 	if o := w.run(t, op); o.Status != operation.Failed || o.Error.Code != "server_unknown" {
 		t.Fatalf("%s %+v", o.Status, o.Error)
 	}

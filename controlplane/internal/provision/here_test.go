@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/shared/testdb"
@@ -18,17 +19,17 @@ import (
 func TestTenantsOfSignUpsAreMadeWhereTheyAreAskedFor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.System)
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	pgServer := fleettest.TenantServer(t, testdb.System)
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 	admin := testdb.Connect(t, pgServer.URL())
 	woken := func(op uuid.UUID) int {
-		w.waker.Lock()
-		defer w.waker.Unlock()
-		return w.waker.woken[op]
+		w.Waker.Lock()
+		defer w.Waker.Unlock()
+		return w.Waker.Woken[op]
 	}
 	standing, goOn := make(chan struct{}, 1), make(chan struct{})
 	stands := false
-	w.provision.RunBy(w.spied(&spy{before: func(ctx context.Context, step string) error {
+	w.Provision.RunBy(w.spied(&fleettest.Spy{Before: func(ctx context.Context, step string) error {
 		if !stands || step != provision.StepLockdown {
 			return nil
 		}
@@ -41,34 +42,34 @@ func TestTenantsOfSignUpsAreMadeWhereTheyAreAskedFor(t *testing.T) {
 		}
 	}}), 1)
 
-	first, op := w.tenant(t, "acme", provision.Params{SignupID: w.signup(t, "acme")})
-	if !w.provision.Hasten(t.Context(), w.get(t, op)) {
+	first, op := w.Ask(t, "acme", provision.Params{SignupID: w.signup(t, "acme")})
+	if !w.Provision.Hasten(t.Context(), w.Get(t, op)) {
 		t.Fatal("it is left to a worker")
 	}
 	// Building the template takes longer than the asker waits.
-	for deadline := time.Now().Add(30 * time.Second); w.get(t, op).Status == operation.Running && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); w.Get(t, op).Status == operation.Running && time.Now().Before(deadline); {
 		<-time.After(10 * time.Millisecond)
 	}
-	if o := w.get(t, op); o.Status != operation.Succeeded || woken(op) != 0 {
+	if o := w.Get(t, op); o.Status != operation.Succeeded || woken(op) != 0 {
 		t.Fatalf("not made here: %+v, woken %d times", o, woken(op))
 	}
 	w.checkTenant(t, admin, first)
 
 	stands = true
-	second, standsOp := w.tenant(t, "globex", provision.Params{SignupID: w.signup(t, "globex")})
-	third, overOp := w.tenant(t, "initech", provision.Params{SignupID: w.signup(t, "initech")})
-	o := w.get(t, standsOp)
+	second, standsOp := w.Ask(t, "globex", provision.Params{SignupID: w.signup(t, "globex")})
+	third, overOp := w.Ask(t, "initech", provision.Params{SignupID: w.signup(t, "initech")})
+	o := w.Get(t, standsOp)
 	waited := make(chan bool, 1)
-	go func() { waited <- w.provision.Hasten(context.Background(), o) }()
+	go func() { waited <- w.Provision.Hasten(context.Background(), o) }()
 	<-standing
-	if w.provision.Hasten(t.Context(), w.get(t, overOp)) || woken(overOp) != 1 {
+	if w.Provision.Hasten(t.Context(), w.Get(t, overOp)) || woken(overOp) != 1 {
 		t.Errorf("one too many: woken %d times", woken(overOp))
 	}
-	if !<-waited || w.get(t, standsOp).Status != operation.Running {
-		t.Errorf("who waits too long is answered %+v", w.get(t, standsOp))
+	if !<-waited || w.Get(t, standsOp).Status != operation.Running {
+		t.Errorf("who waits too long is answered %+v", w.Get(t, standsOp))
 	}
-	w.provision.Close()
-	if o := w.get(t, standsOp); o.Status != operation.Queued || woken(standsOp) != 1 {
+	w.Provision.Close()
+	if o := w.Get(t, standsOp); o.Status != operation.Queued || woken(standsOp) != 1 {
 		t.Errorf("the process ends, and the operation is %s, woken %d times", o.Status, woken(standsOp))
 	}
 	close(goOn)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
@@ -18,65 +19,10 @@ import (
 	"github.com/ouvira/ouvira/shared/testdb"
 )
 
-// spy runs the real steps and lets a test stand between them.
-type spy struct {
-	operation.Handler
-
-	before func(ctx context.Context, step string) error
-	after  func(ctx context.Context, step string) error
-	twice  bool
-	said   func(err error) // what the real step returned
+func (w *world) spied(s *fleettest.Spy) *operation.Runner {
+	s.Handler = w.Provision
+	return w.Runner(map[string]operation.Handler{provision.Kind: s})
 }
-
-func (s *spy) Begin(run *operation.Run) operation.Attempt {
-	return &spyAttempt{Attempt: s.Handler.Begin(run), spy: s}
-}
-
-type spyAttempt struct {
-	operation.Attempt
-
-	spy *spy
-}
-
-func (a *spyAttempt) Step(ctx context.Context, name string) error {
-	if a.spy.before != nil {
-		if err := a.spy.before(ctx, name); err != nil {
-			return err
-		}
-	}
-	if a.spy.twice {
-		if err := a.Attempt.Step(ctx, name); err != nil {
-			return err
-		}
-	}
-	err := a.Attempt.Step(ctx, name)
-	if a.spy.said != nil {
-		a.spy.said(err)
-	}
-	if err != nil {
-		return err
-	}
-	if a.spy.after != nil {
-		return a.spy.after(ctx, name)
-	}
-	return nil
-}
-
-func (w *world) spied(s *spy) *operation.Runner {
-	s.Handler = w.provision
-	return operation.NewRunner(w.store, "spied", w.log, map[string]operation.Handler{provision.Kind: s})
-}
-
-// bury lets the lease of a run that "died" be dead at once.
-func (w *world) bury(t *testing.T, op uuid.UUID) {
-	t.Helper()
-	if _, err := w.Pool.Exec(t.Context(), "UPDATE control.operations SET lease_until = now() - interval '1 second' WHERE id = $1", op); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// die leaves a run as kill -9 would: nothing recorded, nothing given back.
-func die(context.Context, string) error { return operation.ErrFenced }
 
 // checkTenant expects one complete tenant and nothing else of it.
 func (w *world) checkTenant(t *testing.T, server pg.Querier, tenant uuid.UUID) {
@@ -90,21 +36,21 @@ func (w *world) checkTenant(t *testing.T, server pg.Querier, tenant uuid.UUID) {
 		if incarnation == m.Incarnation {
 			want = 1
 		}
-		if n := one[int](t, server, "SELECT count(*) FROM pg_database WHERE datname = $1", name); n != want {
+		if n := fleettest.One[int](t, server, "SELECT count(*) FROM pg_database WHERE datname = $1", name); n != want {
 			t.Errorf("%d databases of incarnation %d", n, incarnation)
 		}
-		if n := one[int](t, server, "SELECT count(*) FROM pg_roles WHERE rolname = $1", name); n != want {
+		if n := fleettest.One[int](t, server, "SELECT count(*) FROM pg_roles WHERE rolname = $1", name); n != want {
 			t.Errorf("%d roles of incarnation %d", n, incarnation)
 		}
 	}
-	conn := testdb.Connect(t, w.login(t, tenant, ""))
+	conn := testdb.Connect(t, w.Login(t, tenant))
 	for _, count := range []string{"ouvira.marker", "ouvira.signing_keys", "ouvira.seeds", "public.users", "public.companies", "public.user_companies"} {
-		if n := one[int](t, conn, "SELECT count(*) FROM "+count); n != 1 {
+		if n := fleettest.One[int](t, conn, "SELECT count(*) FROM "+count); n != 1 {
 			t.Errorf("%d rows in %s", n, count)
 		}
 	}
 	for _, event := range []string{"tenant.activated"} {
-		if n := one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE tenant_id = $1 AND type = $2", tenant, event); n != 1 {
+		if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE tenant_id = $1 AND type = $2", tenant, event); n != 1 {
 			t.Errorf("%d events %s", n, event)
 		}
 	}
@@ -112,12 +58,12 @@ func (w *world) checkTenant(t *testing.T, server pg.Querier, tenant uuid.UUID) {
 
 func TestEachStepTwice(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 100)
-		tenant, op := w.tenant(t, "acme", provision.Params{})
-		if err := w.spied(&spy{twice: true}).Run(t.Context(), op); err != nil {
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
+		tenant, op := w.Ask(t, "acme", provision.Params{})
+		if err := w.spied(&fleettest.Spy{Twice: true}).Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
 		w.checkTenant(t, testdb.Connect(t, pgServer.URL()), tenant)
@@ -128,16 +74,16 @@ func TestEachStepTwice(t *testing.T) {
 // is recorded; the next one goes on from there.
 func TestDiesAfterEachStep(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 		admin := testdb.Connect(t, pgServer.URL())
 		for i, step := range provision.Steps() {
-			tenant, op := w.tenant(t, fmt.Sprintf("acme-%d", i), provision.Params{})
-			dying := &spy{after: func(ctx context.Context, name string) error {
+			tenant, op := w.Ask(t, fmt.Sprintf("acme-%d", i), provision.Params{})
+			dying := &fleettest.Spy{After: func(ctx context.Context, name string) error {
 				if name == step {
-					return die(ctx, name)
+					return fleettest.Die(ctx, name)
 				}
 				return nil
 			}}
@@ -148,14 +94,14 @@ func TestDiesAfterEachStep(t *testing.T) {
 			if step == provision.StepActivate {
 				left = operation.Succeeded // recorded in the commit that activates
 			}
-			if o := w.get(t, op); o.Status != left {
+			if o := w.Get(t, op); o.Status != left {
 				t.Fatalf("%s: the dead run left the operation %s", step, o.Status)
 			}
 			// Nobody else may have it while the lease lives.
 			if o := w.run(t, op); o.Status != left {
 				t.Fatalf("%s: a living lease was ignored", step)
 			}
-			w.bury(t, op)
+			w.Bury(t, op)
 			w.mustRun(t, op)
 			w.checkTenant(t, admin, tenant)
 		}
@@ -166,22 +112,22 @@ func TestDiesAfterEachStep(t *testing.T) {
 func TestDiesInEveryRun(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.System)
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
-	tenant, op := w.tenant(t, "acme", provision.Params{SignupID: w.signup(t, "acme")})
+	pgServer := fleettest.TenantServer(t, testdb.System)
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
+	tenant, op := w.Ask(t, "acme", provision.Params{SignupID: w.signup(t, "acme")})
 	seen := map[string]bool{}
-	dying := w.spied(&spy{after: func(ctx context.Context, name string) error {
+	dying := w.spied(&fleettest.Spy{After: func(ctx context.Context, name string) error {
 		if seen[name] {
 			return nil
 		}
 		seen[name] = true
-		return die(ctx, name)
+		return fleettest.Die(ctx, name)
 	}})
 	for range provision.Steps() {
 		if err := dying.Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
-		w.bury(t, op)
+		w.Bury(t, op)
 	}
 	w.mustRun(t, op)
 	w.checkTenant(t, testdb.Connect(t, pgServer.URL()), tenant)
@@ -191,15 +137,15 @@ func TestDiesInEveryRun(t *testing.T) {
 // taken over and finished; what it does then must have no effect.
 func TestStalledRunChangesNothing(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 		admin := testdb.Connect(t, pgServer.URL())
 		for i, step := range provision.Steps() {
-			tenant, op := w.tenant(t, fmt.Sprintf("globex-%d", i), provision.Params{})
+			tenant, op := w.Ask(t, fmt.Sprintf("globex-%d", i), provision.Params{})
 			asleep, wake := make(chan struct{}), make(chan struct{})
-			stalled := w.spied(&spy{before: func(_ context.Context, name string) error {
+			stalled := w.spied(&fleettest.Spy{Before: func(_ context.Context, name string) error {
 				if name == step {
 					close(asleep)
 					<-wake
@@ -209,7 +155,7 @@ func TestStalledRunChangesNothing(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- stalled.Run(context.Background(), op) }()
 			<-asleep
-			w.bury(t, op)
+			w.Bury(t, op)
 			w.mustRun(t, op)
 			before := w.made(t, tenant)
 			close(wake)
@@ -220,7 +166,7 @@ func TestStalledRunChangesNothing(t *testing.T) {
 			if string(before.Credential) != string(after.Credential) || string(before.Keys) != string(after.Keys) {
 				t.Errorf("%s: the stalled run wrote to the control database", step)
 			}
-			if o := w.get(t, op); o.Status != operation.Succeeded {
+			if o := w.Get(t, op); o.Status != operation.Succeeded {
 				t.Errorf("%s: the operation is %s", step, o.Status)
 			}
 			w.checkTenant(t, admin, tenant)
@@ -232,17 +178,17 @@ func TestStalledRunChangesNothing(t *testing.T) {
 // operation, whatever they do, and no others.
 func TestFenceOnTheServer(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 100)
-		_, op := w.tenant(t, "acme", provision.Params{})
-		_, other := w.tenant(t, "globex", provision.Params{})
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
+		_, op := w.Ask(t, "acme", provision.Params{})
+		_, other := w.Ask(t, "globex", provision.Params{})
 		if _, err := w.Pool.Exec(t.Context(), "UPDATE control.operations SET epoch = 1"); err != nil { // as a first run leaves it
 			t.Fatal(err)
 		}
 		connect := func(name string) *pgx.Conn {
-			return testdb.Connect(t, pgServer.provisionerURL+"&application_name="+url.QueryEscape(name))
+			return testdb.Connect(t, pgServer.ProvisionerURL+"&application_name="+url.QueryEscape(name))
 		}
 		earlier := connect(operation.ApplicationPrefix + op.String() + "/1")
 		stranger := connect(operation.ApplicationPrefix + other.String() + "/1")
@@ -261,34 +207,34 @@ func TestFenceOnTheServer(t *testing.T) {
 func TestStalledBeforeConnecting(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.System)
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	pgServer := fleettest.TenantServer(t, testdb.System)
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 	for i, step := range []string{provision.StepDatabase, provision.StepLockdown, provision.StepMigrate, provision.StepSeed} {
-		tenant, op := w.tenant(t, fmt.Sprintf("late-%d", i), provision.Params{})
-		dying := w.spied(&spy{before: func(ctx context.Context, name string) error {
+		tenant, op := w.Ask(t, fmt.Sprintf("late-%d", i), provision.Params{})
+		dying := w.spied(&fleettest.Spy{Before: func(ctx context.Context, name string) error {
 			if name == step {
-				return die(ctx, name)
+				return fleettest.Die(ctx, name)
 			}
 			return nil
 		}})
 		if err := dying.Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
-		w.bury(t, op)
+		w.Bury(t, op)
 		asleep, wake := make(chan struct{}), make(chan struct{})
 		var said error
-		stalled := w.spied(&spy{
-			before: func(context.Context, string) error {
+		stalled := w.spied(&fleettest.Spy{
+			Before: func(context.Context, string) error {
 				close(asleep)
 				<-wake
 				return nil
 			},
-			said: func(err error) { said = err },
+			Said: func(err error) { said = err },
 		})
 		ended := make(chan error, 1)
 		go func() { ended <- stalled.Run(context.Background(), op) }()
 		<-asleep
-		w.bury(t, op)
+		w.Bury(t, op)
 		w.mustRun(t, op)
 		close(wake)
 		if err := <-ended; err != nil {
@@ -305,10 +251,10 @@ func TestStalledBeforeConnecting(t *testing.T) {
 // server can leave under the tenant's name.
 func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 100)
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 		admin := testdb.Connect(t, pgServer.URL())
 		exec := func(sql string) {
 			t.Helper()
@@ -317,9 +263,9 @@ func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
 			}
 		}
 		// One run first: the template is there for the others.
-		_, warm := w.tenant(t, "warm", provision.Params{})
+		_, warm := w.Ask(t, "warm", provision.Params{})
 		w.mustRun(t, warm)
-		template := one[string](t, admin, "SELECT datname FROM pg_database WHERE datname LIKE 'ouvira\\_template\\_%' AND datistemplate")
+		template := fleettest.One[string](t, admin, "SELECT datname FROM pg_database WHERE datname LIKE 'ouvira\\_template\\_%' AND datistemplate")
 
 		cases := map[string]struct {
 			leave func(database string)
@@ -344,7 +290,7 @@ func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
 		i := 0
 		for name, c := range cases {
 			i++
-			tenant, op := w.tenant(t, fmt.Sprintf("left-%d", i), provision.Params{})
+			tenant, op := w.Ask(t, fmt.Sprintf("left-%d", i), provision.Params{})
 			database := tenantdb.Name(tenant, 1)
 			c.leave(database)
 			o := w.run(t, op)
@@ -358,7 +304,7 @@ func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
 			if o.Status != operation.Failed || o.Error == nil || o.Error.Code != c.fails || o.Error.NextAction == "" {
 				t.Errorf("%s: %s %+v", name, o.Status, o.Error)
 			}
-			if n := one[int](t, admin, "SELECT count(*) FROM pg_database WHERE datname = $1", database); n != 1 {
+			if n := fleettest.One[int](t, admin, "SELECT count(*) FROM pg_database WHERE datname = $1", database); n != 1 {
 				t.Errorf("%s: the foreign database is gone", name)
 			}
 			if m := w.made(t, tenant); m.Status != "failed" || !strings.Contains(m.Reason, "not the tenant's") || m.Server != nil {
@@ -372,11 +318,11 @@ func TestWhatACrashInsideTheDatabaseStepLeaves(t *testing.T) {
 func TestTwoRunsAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.System)
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	pgServer := fleettest.TenantServer(t, testdb.System)
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 	var tenants, ops []uuid.UUID
 	for i := range 3 {
-		tenant, op := w.tenant(t, fmt.Sprintf("many-%d", i), provision.Params{})
+		tenant, op := w.Ask(t, fmt.Sprintf("many-%d", i), provision.Params{})
 		tenants, ops = append(tenants, tenant), append(ops, op)
 	}
 	ended := make(chan error)
@@ -390,7 +336,7 @@ func TestTwoRunsAtOnce(t *testing.T) {
 	}
 	admin := testdb.Connect(t, pgServer.URL())
 	for i, tenant := range tenants {
-		if o := w.get(t, ops[i]); o.Status != operation.Succeeded {
+		if o := w.Get(t, ops[i]); o.Status != operation.Succeeded {
 			t.Errorf("operation %d is %s: %+v", i, o.Status, o.Error)
 		}
 		w.checkTenant(t, admin, tenant)

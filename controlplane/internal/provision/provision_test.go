@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
@@ -17,15 +18,15 @@ import (
 // seeded database.
 func TestSignupBecomesATenant(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		w.addServer(t, "a", tenantServer(t, version).provisionerURL, 100)
+		w.AddServer(t, "a", fleettest.TenantServer(t, version).ProvisionerURL, 100)
 		signup := w.signup(t, "initech")
-		tenant, op := w.tenant(t, "initech", provision.Params{SignupID: signup})
-		if w.waker.woken[op] != 1 {
-			t.Errorf("the operation was woken %d times on enqueue", w.waker.woken[op])
+		tenant, op := w.Ask(t, "initech", provision.Params{SignupID: signup})
+		if w.Waker.Woken[op] != 1 {
+			t.Errorf("the operation was woken %d times on enqueue", w.Waker.Woken[op])
 		}
-		if o := w.get(t, op); o.Status != operation.Queued || len(o.Steps) != len(provision.Steps()) || o.Progress != 0 {
+		if o := w.Get(t, op); o.Status != operation.Queued || len(o.Steps) != len(provision.Steps()) || o.Progress != 0 {
 			t.Errorf("before it runs: %+v", o)
 		}
 		w.mustRun(t, op)
@@ -41,31 +42,31 @@ func TestSignupBecomesATenant(t *testing.T) {
 		if *m.Database != tenantdb.Name(tenant, 1) {
 			t.Errorf("database %s", *m.Database)
 		}
-		if status := one[string](t, w.Pool, "SELECT status FROM control.signups WHERE id = $1 AND password_hash IS NULL", signup); status != "active" {
+		if status := fleettest.One[string](t, w.Pool, "SELECT status FROM control.signups WHERE id = $1 AND password_hash IS NULL", signup); status != "active" {
 			t.Errorf("the sign-up is %s", status)
 		}
-		if n := one[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE tenant_id = $1 AND type = 'tenant.activated'", tenant); n != 1 {
+		if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.events WHERE tenant_id = $1 AND type = 'tenant.activated'", tenant); n != 1 {
 			t.Errorf("%d events", n)
 		}
-		if n := one[int](t, w.Pool, "SELECT count(*) FROM control.audit_log WHERE tenant_id = $1 AND action = 'tenant.activate'", tenant); n != 1 {
+		if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.audit_log WHERE tenant_id = $1 AND action = 'tenant.activate'", tenant); n != 1 {
 			t.Errorf("%d audit rows", n)
 		}
-		if len(w.activated) != 1 || w.activated[0].SignupID != signup || w.activated[0].Owner.Email != "bill@initech.example" {
-			t.Errorf("the hook saw %+v", w.activated)
+		if len(w.Activated) != 1 || w.Activated[0].SignupID != signup || w.Activated[0].Owner.Email != "bill@initech.example" {
+			t.Errorf("the hook saw %+v", w.Activated)
 		}
-		if n := one[int](t, w.Pool, "SELECT count(*) FROM node.routes_v1 WHERE tenant_id = $1 AND version > 0 AND NOT deleted", tenant); n != 1 {
+		if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM node.routes_v1 WHERE tenant_id = $1 AND version > 0 AND NOT deleted", tenant); n != 1 {
 			t.Errorf("%d routes", n)
 		}
 
 		// As a node would: with the opened credential, as the tenant's role.
-		conn := testdb.Connect(t, w.login(t, tenant, ""))
-		if got := one[uuid.UUID](t, conn, "SELECT tenant_id FROM ouvira.marker WHERE incarnation = 1"); got != tenant {
+		conn := testdb.Connect(t, w.Login(t, tenant))
+		if got := fleettest.One[uuid.UUID](t, conn, "SELECT tenant_id FROM ouvira.marker WHERE incarnation = 1"); got != tenant {
 			t.Errorf("marker of %s", got)
 		}
-		if got := one[string](t, conn, "SELECT email FROM public.users WHERE password_hash = '$argon2id$hash' AND email_verified"); got != "bill@initech.example" {
+		if got := fleettest.One[string](t, conn, "SELECT email FROM public.users WHERE password_hash = '$argon2id$hash' AND email_verified"); got != "bill@initech.example" {
 			t.Errorf("owner %s", got)
 		}
-		if got := one[string](t, conn, "SELECT name FROM public.companies"); got != "Initech GmbH" {
+		if got := fleettest.One[string](t, conn, "SELECT name FROM public.companies"); got != "Initech GmbH" {
 			t.Errorf("company %s", got)
 		}
 		var kid string
@@ -76,7 +77,7 @@ func TestSignupBecomesATenant(t *testing.T) {
 		if _, err := w.Data.Open(sealed, route.SigningKeyContext(tenant, kid)); err != nil {
 			t.Errorf("the node cannot open the signing key: %v", err)
 		}
-		if got := one[string](t, w.Pool, "SELECT signing_keys -> 0 ->> 'kid' FROM control.tenants WHERE id = $1", tenant); got != kid {
+		if got := fleettest.One[string](t, w.Pool, "SELECT signing_keys -> 0 ->> 'kid' FROM control.tenants WHERE id = $1", tenant); got != kid {
 			t.Errorf("the route carries key %s, the database %s", got, kid)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/shared/pg"
@@ -35,10 +36,10 @@ func newKeyed(t *testing.T, version string) *keyed {
 	t.Helper()
 	w := &keyed{world: newWorld(t)}
 	w.super = testdb.Connect(t, w.SuperuserURL)
-	pgServer := tenantServer(t, version)
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	pgServer := fleettest.TenantServer(t, version)
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 	for slug, id := range map[string]*uuid.UUID{"acme": &w.acme, "globex": &w.globex} {
-		tenant, op := w.tenant(t, slug, provision.Params{})
+		tenant, op := w.Ask(t, slug, provision.Params{})
 		w.mustRun(t, op)
 		*id = tenant
 	}
@@ -47,7 +48,7 @@ func newKeyed(t *testing.T, version string) *keyed {
 		t.Fatal(err)
 	}
 	u.Path = *w.made(t, w.acme).Database
-	w.inside, w.keys = testdb.Connect(t, u.String()), w.provision.KeyRotations()
+	w.inside, w.keys = testdb.Connect(t, u.String()), w.Provision.KeyRotations()
 	return w
 }
 
@@ -61,7 +62,7 @@ func (w *keyed) do(t *testing.T, sql string, args ...any) {
 func (w *keyed) rotate(t *testing.T, r provision.KeyRotation) (op uuid.UUID) {
 	t.Helper()
 	err := pg.InTx(t.Context(), w.Pool, func(tx pgx.Tx) (err error) {
-		op, err = w.provision.RotateKey(t.Context(), tx, w.acme, r, "operator:test")
+		op, err = w.Provision.RotateKey(t.Context(), tx, w.acme, r, "operator:test")
 		return err
 	})
 	if err != nil {
@@ -73,11 +74,11 @@ func (w *keyed) rotate(t *testing.T, r provision.KeyRotation) (op uuid.UUID) {
 // waits runs the operation until it waits, and expects that it does so for a reason.
 func (w *keyed) waits(t *testing.T, op uuid.UUID, handler operation.Handler, code string) {
 	t.Helper()
-	runner := operation.NewRunner(w.store, "test", w.log, map[string]operation.Handler{provision.KindRotateKey: handler})
+	runner := w.Runner(map[string]operation.Handler{provision.KindRotateKey: handler})
 	if err := runner.Run(t.Context(), op); err != nil {
 		t.Fatal(err)
 	}
-	switch o := w.get(t, op); {
+	switch o := w.Get(t, op); {
 	case code == "" && o.Status != operation.Succeeded:
 		t.Fatalf("the rotation is %s: %+v", o.Status, o.Error)
 	case code != "" && (o.Status != operation.Queued || o.Error == nil || o.Error.Code != code):
@@ -94,7 +95,7 @@ func (w *keyed) pass(t *testing.T, op uuid.UUID, step string) {
 // routed are the kids of a tenant, as nodes are told of them.
 func (w *keyed) routed(t *testing.T, tenant uuid.UUID) (kids []string) {
 	t.Helper()
-	keys := one[[]route.JWK](t, w.Pool, "SELECT signing_keys FROM node.routes_v1 WHERE tenant_id = $1", tenant)
+	keys := fleettest.One[[]route.JWK](t, w.Pool, "SELECT signing_keys FROM node.routes_v1 WHERE tenant_id = $1", tenant)
 	if row := w.made(t, tenant).Keys; len(keys) == 0 || !json.Valid(row) {
 		t.Fatalf("the tenant has no keys: %s", row)
 	}
@@ -107,7 +108,7 @@ func (w *keyed) routed(t *testing.T, tenant uuid.UUID) (kids []string) {
 // opens tells whether a node can sign with the key: it has the private half.
 func (w *keyed) opens(t *testing.T, kid string) bool {
 	t.Helper()
-	sealed := one[[]byte](t, w.inside, "SELECT COALESCE((SELECT private_sealed FROM ouvira.signing_keys WHERE kid = $1 AND retired_at IS NULL), '')", kid)
+	sealed := fleettest.One[[]byte](t, w.inside, "SELECT COALESCE((SELECT private_sealed FROM ouvira.signing_keys WHERE kid = $1 AND retired_at IS NULL), '')", kid)
 	der, err := w.Data.Open(sealed, route.SigningKeyContext(w.acme, kid))
 	if err != nil {
 		return false
@@ -116,7 +117,7 @@ func (w *keyed) opens(t *testing.T, kid string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := one[route.JWK](t, w.inside, "SELECT public_jwk FROM ouvira.signing_keys WHERE kid = $1", kid).PublicKey()
+	public, err := fleettest.One[route.JWK](t, w.inside, "SELECT public_jwk FROM ouvira.signing_keys WHERE kid = $1", kid).PublicKey()
 	key, ok := private.(*ecdsa.PrivateKey)
 	return err == nil && ok && key.PublicKey.Equal(public)
 }
@@ -126,7 +127,7 @@ func (w *keyed) opens(t *testing.T, kid string) bool {
 // Then its private half is gone, and the public one is there for the audit.
 func TestSec38ASigningKeyIsBelievedBeforeItSigns(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newKeyed(t, version)
 		neighbour, old := w.routed(t, w.globex), w.routed(t, w.acme)[0]
 		w.do(t, "INSERT INTO control.members (id, kind, connection_share) VALUES ('one', 'node', NULL), ('gone', 'node', NULL), ('silent', 'node', NULL)")
@@ -144,7 +145,7 @@ func TestSec38ASigningKeyIsBelievedBeforeItSigns(t *testing.T) {
 			t.Fatalf("announced: %v, before %s", announced, old)
 		}
 		fresh := announced[0]
-		if err := w.store.Idle(t.Context(), w.Pool, w.acme); err == nil {
+		if err := w.Store.Idle(t.Context(), w.Pool, w.acme); err == nil {
 			t.Error("others may work on the database already")
 		}
 		knows()
@@ -156,7 +157,7 @@ func TestSec38ASigningKeyIsBelievedBeforeItSigns(t *testing.T) {
 		}
 		knows()
 		w.waits(t, op, w.keys, "tokens_live")
-		if err := w.store.Idle(t.Context(), w.Pool, w.acme); err != nil {
+		if err := w.Store.Idle(t.Context(), w.Pool, w.acme); err != nil {
 			t.Errorf("nobody may work on the database while tokens end: %v", err)
 		}
 		w.do(t, "UPDATE control.operation_steps SET finished_at = now() - interval '58 min' WHERE operation_id = $1 AND name = 'sign'", op)
@@ -171,18 +172,18 @@ func TestSec38ASigningKeyIsBelievedBeforeItSigns(t *testing.T) {
 		w.do(t, "INSERT INTO control.operations (id, kind, tenant_id, created_by, exclusive) VALUES ($1, 'tenant.move', $2, 'test', true)", other, w.acme)
 		w.waits(t, op, w.keys, "operation_at_work")
 		w.do(t, "UPDATE control.operations SET status = 'succeeded', finished_at = now() WHERE id = $1", other)
-		told := one[int64](t, w.Pool, "SELECT version FROM control.routes WHERE tenant_id = $1", w.acme)
+		told := fleettest.One[int64](t, w.Pool, "SELECT version FROM control.routes WHERE tenant_id = $1", w.acme)
 		w.waits(t, op, w.keys, "")
 		if now := w.routed(t, w.acme); !slices.Equal(now, []string{fresh}) || !w.opens(t, fresh) || w.opens(t, old) {
 			t.Errorf("in the end: %v", now)
 		}
-		if one[int64](t, w.Pool, "SELECT version FROM control.routes WHERE tenant_id = $1", w.acme) <= told {
+		if fleettest.One[int64](t, w.Pool, "SELECT version FROM control.routes WHERE tenant_id = $1", w.acme) <= told {
 			t.Error("nodes are not told")
 		}
-		if left := one[string](t, w.inside, "SELECT string_agg(kid || length(private_sealed), ' ') FROM ouvira.signing_keys WHERE retired_at IS NOT NULL"); left != old+"0" {
+		if left := fleettest.One[string](t, w.inside, "SELECT string_agg(kid || length(private_sealed), ' ') FROM ouvira.signing_keys WHERE retired_at IS NOT NULL"); left != old+"0" {
 			t.Errorf("retired in the database: %s", left)
 		}
-		if detail := one[string](t, w.Pool, "SELECT detail::text FROM control.audit_log WHERE action = 'tenant.signing_key_retired'"); !strings.Contains(detail, old) || !strings.Contains(detail, fresh) {
+		if detail := fleettest.One[string](t, w.Pool, "SELECT detail::text FROM control.audit_log WHERE action = 'tenant.signing_key_retired'"); !strings.Contains(detail, old) || !strings.Contains(detail, fresh) {
 			t.Errorf("the audit says %s", detail)
 		}
 		if now := w.routed(t, w.globex); !slices.Equal(now, neighbour) {
@@ -199,27 +200,27 @@ func TestSec38ARotationOfAKeyDiesAfterEachStep(t *testing.T) {
 	for n, step := range []string{"announce", "sign", "retire"} {
 		before, row := w.routed(t, w.acme), w.made(t, w.acme).Keys
 		op := w.rotate(t, provision.KeyRotation{AtOnce: true})
-		dying := &spy{Handler: w.keys}
-		dying.after = func(ctx context.Context, name string) error {
+		dying := &fleettest.Spy{Handler: w.keys}
+		dying.After = func(ctx context.Context, name string) error {
 			if name == step {
-				return die(ctx, name)
+				return fleettest.Die(ctx, name)
 			}
 			return nil
 		}
-		runner := operation.NewRunner(w.store, "dying", w.log, map[string]operation.Handler{provision.KindRotateKey: dying})
+		runner := operation.NewRunner(w.Store, "dying", w.Log, map[string]operation.Handler{provision.KindRotateKey: dying})
 		if err := runner.Run(t.Context(), op); err != nil {
 			t.Fatal(err)
 		}
 		if step == "announce" { // or before it could be announced
 			w.do(t, "UPDATE control.tenants SET signing_keys = $2 WHERE id = $1", w.acme, row)
 		}
-		w.bury(t, op)
-		w.waits(t, op, &spy{Handler: w.keys, twice: true}, "")
+		w.Bury(t, op)
+		w.waits(t, op, &fleettest.Spy{Handler: w.keys, Twice: true}, "")
 		now := w.routed(t, w.acme)
 		if len(now) != 1 || now[0] == before[0] || !w.opens(t, now[0]) || w.opens(t, before[0]) {
 			t.Errorf("after %s the tenant has %v, had %v", step, now, before)
 		}
-		if keys := one[int](t, w.inside, "SELECT count(*) FROM ouvira.signing_keys"); keys != n+2 {
+		if keys := fleettest.One[int](t, w.inside, "SELECT count(*) FROM ouvira.signing_keys"); keys != n+2 {
 			t.Errorf("after %s: %d keys", step, keys)
 		}
 	}
@@ -248,11 +249,11 @@ func TestALeakedKeyDoesNotWaitForTheRotationBefore(t *testing.T) {
 	}
 	w.do(t, "UPDATE control.tenants SET status = 'deleted' WHERE id = $1", w.acme)
 	late := w.rotate(t, provision.KeyRotation{})
-	runner := operation.NewRunner(w.store, "test", w.log, map[string]operation.Handler{provision.KindRotateKey: w.keys})
+	runner := w.Runner(map[string]operation.Handler{provision.KindRotateKey: w.keys})
 	if err := runner.Run(t.Context(), late); err != nil {
 		t.Fatal(err)
 	}
-	if o := w.get(t, late); o.Status != operation.Failed || o.Error.Code != "not_served" {
+	if o := w.Get(t, late); o.Status != operation.Failed || o.Error.Code != "not_served" {
 		t.Errorf("a deleted tenant's rotation is %s: %+v", o.Status, o.Error)
 	}
 }

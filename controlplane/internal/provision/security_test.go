@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
@@ -24,9 +25,9 @@ import (
 // twoTenants provisions acme and globex on one server.
 func (w *world) twoTenants(t *testing.T, version string) (a, b uuid.UUID) {
 	t.Helper()
-	w.addServer(t, "a", tenantServer(t, version).provisionerURL, 100)
-	a, opA := w.tenant(t, "acme", provision.Params{})
-	b, opB := w.tenant(t, "globex", provision.Params{})
+	w.AddServer(t, "a", fleettest.TenantServer(t, version).ProvisionerURL, 100)
+	a, opA := w.Ask(t, "acme", provision.Params{})
+	b, opB := w.Ask(t, "globex", provision.Params{})
 	w.mustRun(t, opA)
 	w.mustRun(t, opB)
 	return a, b
@@ -71,13 +72,13 @@ func TestSec37ControlDatabaseAndKeyOpenNoTenant(t *testing.T) {
 
 	// No secret is anywhere in the dump: neither the tenant's password nor the
 	// provisioner's, nor a token of an owner.
-	provisioner, err := url.Parse(tenantServer(t, testdb.System).provisionerURL)
+	provisioner, err := url.Parse(fleettest.TenantServer(t, testdb.System).ProvisionerURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	provisionerPassword, _ := provisioner.User.Password()
 	secrets := []string{string(password), provisionerPassword}
-	for _, o := range must(w.store.List(t.Context(), operation.Filter{}))(t) {
+	for _, o := range must(w.Store.List(t.Context(), operation.Filter{}))(t) {
 		secrets = append(secrets, must(provision.OwnerToken(w.Keys.Control, 0, o.ID))(t))
 	}
 	dump := w.dump(t)
@@ -91,13 +92,13 @@ func TestSec37ControlDatabaseAndKeyOpenNoTenant(t *testing.T) {
 	}
 
 	// A server's credential moved to another row does not open either.
-	w.addServer(t, "b", tenantServer(t, testdb.PG18).provisionerURL, 100)
+	w.AddServer(t, "b", fleettest.TenantServer(t, testdb.PG18).ProvisionerURL, 100)
 	if _, err := w.Pool.Exec(t.Context(), `
 		UPDATE control.servers s SET provisioner_credential = o.provisioner_credential
 		FROM control.servers o WHERE s.name <> o.name`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.servers.Open(t.Context(), *rowA.Server, 1); err == nil || !strings.Contains(err.Error(), seal.ErrOpen.Error()) {
+	if _, err := w.Servers.Open(t.Context(), *rowA.Server, 1); err == nil || !strings.Contains(err.Error(), seal.ErrOpen.Error()) {
 		t.Errorf("a swapped server credential: %v", err)
 	}
 }
@@ -142,14 +143,14 @@ func (w *world) dump(t *testing.T) string {
 
 func TestSec45TenantRoleConnectsToItsOwnDatabaseOnly(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
 		a, b := w.twoTenants(t, version)
 		other := *w.made(t, a).Database
-		template := one[string](t, testdb.Connect(t, tenantServer(t, version).URL()),
+		template := fleettest.One[string](t, testdb.Connect(t, fleettest.TenantServer(t, version).URL()),
 			"SELECT datname FROM pg_database WHERE datname LIKE 'ouvira\\_template\\_%' AND datistemplate LIMIT 1")
 		for _, database := range []string{other, "postgres", "template1", "template0", "ouvira_base", template} {
-			conn, err := pgx.Connect(t.Context(), w.login(t, b, database))
+			conn, err := pgx.Connect(t.Context(), fleettest.AtDatabase(t, w.Login(t, b), database))
 			if err == nil {
 				_ = conn.Close(t.Context())
 				t.Errorf("B's role connects to %s", database)
@@ -159,7 +160,7 @@ func TestSec45TenantRoleConnectsToItsOwnDatabaseOnly(t *testing.T) {
 				t.Errorf("B's role at %s: %v", database, err)
 			}
 		}
-		testdb.Connect(t, w.login(t, b, ""))
+		testdb.Connect(t, w.Login(t, b))
 	})
 }
 
@@ -167,15 +168,15 @@ func TestSec45TenantRoleConnectsToItsOwnDatabaseOnly(t *testing.T) {
 // tenant that tries without pause, and step by step.
 func TestSec46CreatedClosedLockedDownThenOpened(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		w.addServer(t, "a", pgServer.provisionerURL, 100)
-		neighbour, op := w.tenant(t, "neighbour", provision.Params{})
+		pgServer := fleettest.TenantServer(t, version)
+		w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
+		neighbour, op := w.Ask(t, "neighbour", provision.Params{})
 		w.mustRun(t, op)
-		tenant, op := w.tenant(t, "acme", provision.Params{})
+		tenant, op := w.Ask(t, "acme", provision.Params{})
 		name := tenantdb.Name(tenant, 1)
-		intruder, err := pgx.ParseConfig(w.login(t, neighbour, name))
+		intruder, err := pgx.ParseConfig(fleettest.AtDatabase(t, w.Login(t, neighbour), name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +234,7 @@ func TestSec46CreatedClosedLockedDownThenOpened(t *testing.T) {
 			provision.StepSeed:     {exists: true, open: true, role: true},
 			provision.StepActivate: {exists: true, open: true, role: true},
 		}
-		runner := w.spied(&spy{after: func(_ context.Context, step string) error {
+		runner := w.spied(&fleettest.Spy{After: func(_ context.Context, step string) error {
 			if got := look(); got != want[step] {
 				t.Errorf("after %s: %+v, want %+v", step, got, want[step])
 			}
@@ -244,13 +245,13 @@ func TestSec46CreatedClosedLockedDownThenOpened(t *testing.T) {
 		}
 		stop()
 		watchers.Wait()
-		if o := w.get(t, op); o.Status != operation.Succeeded {
+		if o := w.Get(t, op); o.Status != operation.Succeeded {
 			t.Fatalf("%s %+v", o.Status, o.Error)
 		}
 		if attempts == 0 || looks == 0 {
 			t.Errorf("nobody watched: %d attempts, %d looks", attempts, looks)
 		}
-		if got := one[string](t, admin, `
+		if got := fleettest.One[string](t, admin, `
 			SELECT setconfig::text FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
 			WHERE d.datname = $1 AND s.setrole = 0`, name); !strings.Contains(got, "client_connection_check_interval=1s") {
 			t.Errorf("settings %s", got)
@@ -260,13 +261,13 @@ func TestSec46CreatedClosedLockedDownThenOpened(t *testing.T) {
 
 func TestSec47TenantRoleOwnsNothing(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
 		a, _ := w.twoTenants(t, version)
 		name := *w.made(t, a).Database
 		for _, database := range []string{name, "postgres"} {
-			conn := testdb.Connect(t, tenantServer(t, version).DatabaseURL(database))
-			n := one[int](t, conn, `
+			conn := testdb.Connect(t, fleettest.TenantServer(t, version).DatabaseURL(database))
+			n := fleettest.One[int](t, conn, `
 				SELECT count(*) FROM pg_shdepend s
 				WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o'
 				  AND s.refobjid IN (SELECT oid FROM pg_roles WHERE rolname IN ($1, 'ouvira_app'))`, name)
@@ -274,7 +275,7 @@ func TestSec47TenantRoleOwnsNothing(t *testing.T) {
 				t.Errorf("the app roles own %d objects, seen from %s", n, database)
 			}
 		}
-		conn := testdb.Connect(t, w.login(t, a, ""))
+		conn := testdb.Connect(t, w.Login(t, a))
 		for _, statement := range []string{
 			"CREATE TABLE public.mine ()", "CREATE TABLE ouvira.mine ()", "CREATE SCHEMA mine", "CREATE TEMPORARY TABLE mine ()",
 			"DROP TABLE public.users", "ALTER TABLE public.users ADD COLUMN x int", "ALTER TABLE public.users DISABLE TRIGGER ALL",
@@ -294,11 +295,11 @@ func TestSec47TenantRoleOwnsNothing(t *testing.T) {
 
 func TestSec48NoLoginRoleBecomesAnother(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
 		a, b := w.twoTenants(t, version)
 		nameA := *w.made(t, a).Database
-		conn := testdb.Connect(t, w.login(t, b, ""))
+		conn := testdb.Connect(t, w.Login(t, b))
 		for _, role := range []string{nameA, "ouvira_owner", "ouvira_provisioner", "postgres", "pg_read_all_data"} {
 			if _, err := conn.Exec(t.Context(), "SET ROLE "+role); pg.Code(err) != pg.CodeInsufficientRights {
 				t.Errorf("B's role becomes %s: %v", role, err)
@@ -309,14 +310,14 @@ func TestSec48NoLoginRoleBecomesAnother(t *testing.T) {
 		}
 		// All roles of the server, not only these two: no tenant's role is a
 		// member of anything but ouvira_app.
-		admin := testdb.Connect(t, tenantServer(t, version).URL())
-		n := one[int](t, admin, `
+		admin := testdb.Connect(t, fleettest.TenantServer(t, version).URL())
+		n := fleettest.One[int](t, admin, `
 			SELECT count(*) FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member JOIN pg_roles g ON g.oid = m.roleid
 			WHERE u.rolname LIKE 'ov\_%' AND g.rolname <> 'ouvira_app'`)
 		if n != 0 {
 			t.Errorf("%d memberships of tenants' roles in other roles", n)
 		}
-		modern := one[bool](t, admin, "SELECT current_setting('server_version_num')::int >= 160000")
+		modern := fleettest.One[bool](t, admin, "SELECT current_setting('server_version_num')::int >= 160000")
 		if !modern {
 			return
 		}
@@ -331,7 +332,7 @@ func TestRoleLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	a, _ := w.twoTenants(t, testdb.System)
-	admin := testdb.Connect(t, tenantServer(t, testdb.System).URL())
+	admin := testdb.Connect(t, fleettest.TenantServer(t, testdb.System).URL())
 	var limit int
 	var settings, password string
 	err := admin.QueryRow(t.Context(), "SELECT a.rolconnlimit, r.rolconfig::text, a.rolpassword FROM pg_authid a JOIN pg_roles r ON r.oid = a.oid WHERE a.rolname = $1", *w.made(t, a).Database).

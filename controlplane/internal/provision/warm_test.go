@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/ouvira/ouvira/controlplane/internal/audit"
+	"github.com/ouvira/ouvira/controlplane/internal/fleettest"
 	"github.com/ouvira/ouvira/controlplane/internal/operation"
 	"github.com/ouvira/ouvira/controlplane/internal/provision"
 	"github.com/ouvira/ouvira/controlplane/internal/tenantdb"
@@ -23,7 +24,7 @@ var keeper = &audit.Actor{Kind: audit.KindOperator, ID: "1", Name: "keeper@ouvir
 // pool asks for so many ready databases on server a and has them made.
 func (w *world) pool(t *testing.T, size int) {
 	t.Helper()
-	if err := w.provision.SetTarget(t.Context(), keeper, "a", "standard", size); err != nil {
+	if err := w.Provision.SetTarget(t.Context(), keeper, "a", "standard", size); err != nil {
 		t.Fatal(err)
 	}
 	w.settle(t)
@@ -33,7 +34,7 @@ func (w *world) pool(t *testing.T, size int) {
 func (w *world) settle(t *testing.T) {
 	t.Helper()
 	for range 20 {
-		if err := w.provision.Fill(t.Context()); err != nil {
+		if err := w.Provision.Fill(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		waiting := w.queued(t)
@@ -64,7 +65,7 @@ func (w *world) queued(t *testing.T) []uuid.UUID {
 
 func (w *world) target(t *testing.T) provision.Target {
 	t.Helper()
-	targets, err := w.provision.Targets(t.Context())
+	targets, err := w.Provision.Targets(t.Context())
 	if err != nil || len(targets) != 1 {
 		t.Fatalf("%+v, %v", targets, err)
 	}
@@ -73,13 +74,13 @@ func (w *world) target(t *testing.T) provision.Target {
 
 func (w *world) standard(t *testing.T) uuid.UUID {
 	t.Helper()
-	return one[uuid.UUID](t, w.Pool, "SELECT id FROM control.plans WHERE code = 'standard'")
+	return fleettest.One[uuid.UUID](t, w.Pool, "SELECT id FROM control.plans WHERE code = 'standard'")
 }
 
 // claim makes a tenant of an entry, if there is one, as a sign-up does.
 func (w *world) claim(ctx context.Context, plan uuid.UUID, slug string) (tenant, op uuid.UUID, ok bool, err error) {
 	err = pg.InTx(ctx, w.Pool, func(tx pgx.Tx) error {
-		c, found, err := w.provision.Claim(ctx, tx, plan, "")
+		c, found, err := w.Provision.Claim(ctx, tx, plan, "")
 		if err != nil || !found {
 			return err
 		}
@@ -90,7 +91,7 @@ func (w *world) claim(ctx context.Context, plan uuid.UUID, slug string) (tenant,
 			return err
 		}
 		tenant, ok = c.ID, true
-		op, err = w.provision.Start(ctx, tx, c.ID, provision.Params{Owner: &provision.Owner{Email: "ada@acme.example", FullName: "Ada Lovelace"}}, "operator:test")
+		op, err = w.Provision.Start(ctx, tx, c.ID, provision.Params{Owner: &provision.Owner{Email: "ada@acme.example", FullName: "Ada Lovelace"}}, "operator:test")
 		return err
 	})
 	return tenant, op, ok, err
@@ -98,22 +99,22 @@ func (w *world) claim(ctx context.Context, plan uuid.UUID, slug string) (tenant,
 
 func TestWarmPool(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, version string) {
+	fleettest.OnBoth(t, func(t *testing.T, version string) {
 		w := newWorld(t)
-		pgServer := tenantServer(t, version)
-		a := w.addServer(t, "a", pgServer.provisionerURL, 4)
+		pgServer := fleettest.TenantServer(t, version)
+		a := w.AddServer(t, "a", pgServer.ProvisionerURL, 4)
 		w.pool(t, 3)
 		if got := w.target(t); got.Ready != 3 || got.Making != 0 || got.Outdated != 0 {
 			t.Fatalf("%+v", got)
 		}
-		if s, err := w.servers.Get(t.Context(), a.ID); err != nil || s.Databases != 3 || s.Free != 1 {
+		if s, err := w.Servers.Get(t.Context(), a.ID); err != nil || s.Databases != 3 || s.Free != 1 {
 			t.Errorf("the server says %d used, %d free, %v: entries take room", s.Databases, s.Free, err)
 		}
 		plan := w.standard(t)
 
 		// A sign-up that comes to nothing gives its database back.
 		err := pg.InTx(t.Context(), w.Pool, func(tx pgx.Tx) error {
-			if _, ok, err := w.provision.Claim(t.Context(), tx, plan, "a"); err != nil || !ok {
+			if _, ok, err := w.Provision.Claim(t.Context(), tx, plan, "a"); err != nil || !ok {
 				t.Errorf("nothing to claim: %v", err)
 			}
 			return errors.New("changed my mind")
@@ -145,7 +146,7 @@ func TestWarmPool(t *testing.T) {
 		admin := testdb.Connect(t, pgServer.URL())
 		for tenant, op := range tenants {
 			w.mustRun(t, op)
-			if steps := w.get(t, op).Steps; len(steps) != 2 {
+			if steps := w.Get(t, op).Steps; len(steps) != 2 {
 				t.Errorf("%d steps for a tenant out of the pool", len(steps))
 			}
 			w.checkTenant(t, admin, tenant)
@@ -162,8 +163,8 @@ func TestWarmPool(t *testing.T) {
 func TestWarmPoolIsNeverStale(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.Versions[0])
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
+	pgServer := fleettest.TenantServer(t, testdb.Versions[0])
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
 	admin := testdb.Connect(t, pgServer.URL())
 	plan := w.standard(t)
 	w.pool(t, 1)
@@ -171,7 +172,7 @@ func TestWarmPoolIsNeverStale(t *testing.T) {
 		"older schema": "UPDATE control.warm_databases SET fingerprint = 'before', schema_version = schema_version - 1",
 		"other plan":   "UPDATE control.plans SET max_connections = max_connections + 1",
 	} {
-		old := one[uuid.UUID](t, w.Pool, "SELECT id FROM control.warm_databases")
+		old := fleettest.One[uuid.UUID](t, w.Pool, "SELECT id FROM control.warm_databases")
 		if _, err := w.Pool.Exec(t.Context(), change); err != nil {
 			t.Fatal(err)
 		}
@@ -185,10 +186,10 @@ func TestWarmPoolIsNeverStale(t *testing.T) {
 		if got := w.target(t); got.Ready != 1 || got.Outdated != 0 {
 			t.Errorf("%s: %+v after a while", what, got)
 		}
-		if n := one[int](t, admin, "SELECT count(*) FROM pg_database WHERE datname = $1", tenantdb.Name(old, 1)); n != 0 {
+		if n := fleettest.One[int](t, admin, "SELECT count(*) FROM pg_database WHERE datname = $1", tenantdb.Name(old, 1)); n != 0 {
 			t.Errorf("%s: the database is still there", what)
 		}
-		if n := one[int](t, admin, "SELECT count(*) FROM pg_roles WHERE rolname = $1", tenantdb.Name(old, 1)); n != 0 {
+		if n := fleettest.One[int](t, admin, "SELECT count(*) FROM pg_roles WHERE rolname = $1", tenantdb.Name(old, 1)); n != 0 {
 			t.Errorf("%s: the role is still there", what)
 		}
 	}
@@ -204,7 +205,7 @@ func TestWarmPoolIsNeverStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.pool(t, 0)
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases"); n != 0 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases"); n != 0 {
 		t.Errorf("%d entries of a pool of none", n)
 	}
 }
@@ -212,25 +213,25 @@ func TestWarmPoolIsNeverStale(t *testing.T) {
 func TestWarmPoolSurvivesACrashAfterEachStep(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.Versions[0])
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
-	if err := w.provision.SetTarget(t.Context(), keeper, "a", "standard", 1); err != nil {
+	pgServer := fleettest.TenantServer(t, testdb.Versions[0])
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
+	if err := w.Provision.SetTarget(t.Context(), keeper, "a", "standard", 1); err != nil {
 		t.Fatal(err)
 	}
 	crash := func(handler operation.Handler, steps []string, kind string) {
 		for _, step := range steps {
-			if err := w.provision.Fill(t.Context()); err != nil {
+			if err := w.Provision.Fill(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			ids := w.queued(t)
 			if len(ids) != 1 {
 				t.Fatalf("%d operations at %s", len(ids), step)
 			}
-			runner := operation.NewRunner(w.store, "doomed", w.log, map[string]operation.Handler{kind: &spy{
-				Handler: handler, twice: true,
-				after: func(ctx context.Context, name string) error {
+			runner := w.Runner(map[string]operation.Handler{kind: &fleettest.Spy{
+				Handler: handler, Twice: true,
+				After: func(ctx context.Context, name string) error {
 					if name == step {
-						return die(ctx, name)
+						return fleettest.Die(ctx, name)
 					}
 					return nil
 				},
@@ -238,11 +239,11 @@ func TestWarmPoolSurvivesACrashAfterEachStep(t *testing.T) {
 			if err := runner.Run(t.Context(), ids[0]); err != nil {
 				t.Fatal(err)
 			}
-			w.bury(t, ids[0])
+			w.Bury(t, ids[0])
 		}
 		w.settle(t)
 	}
-	crash(w.provision.Warm(), provision.WarmSteps(), provision.KindWarm)
+	crash(w.Provision.Warm(), provision.WarmSteps(), provision.KindWarm)
 	if got := w.target(t); got.Ready != 1 {
 		t.Fatalf("%+v", got)
 	}
@@ -254,11 +255,11 @@ func TestWarmPoolSurvivesACrashAfterEachStep(t *testing.T) {
 	w.checkTenant(t, testdb.Connect(t, pgServer.URL()), tenant)
 
 	w.settle(t)
-	if err := w.provision.SetTarget(t.Context(), keeper, "a", "standard", 0); err != nil {
+	if err := w.Provision.SetTarget(t.Context(), keeper, "a", "standard", 0); err != nil {
 		t.Fatal(err)
 	}
-	crash(w.provision.WarmOff(), []string{"drop"}, provision.KindWarmOff)
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases"); n != 0 {
+	crash(w.Provision.WarmOff(), []string{"drop"}, provision.KindWarmOff)
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases"); n != 0 {
 		t.Errorf("%d entries left", n)
 	}
 }
@@ -267,17 +268,17 @@ func TestWarmPoolSurvivesACrashAfterEachStep(t *testing.T) {
 func TestWarmPoolOfAServerThatRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pgServer := tenantServer(t, testdb.Versions[0])
-	w.addServer(t, "a", pgServer.provisionerURL, 100)
-	if err := w.provision.SetTarget(t.Context(), keeper, "a", "standard", 1); err != nil {
+	pgServer := fleettest.TenantServer(t, testdb.Versions[0])
+	w.AddServer(t, "a", pgServer.ProvisionerURL, 100)
+	if err := w.Provision.SetTarget(t.Context(), keeper, "a", "standard", 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.provision.Fill(t.Context()); err != nil {
+	if err := w.Provision.Fill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	runner := operation.NewRunner(w.store, "test", w.log, map[string]operation.Handler{provision.KindWarm: &spy{
-		Handler: w.provision.Warm(),
-		before: func(_ context.Context, step string) error {
+	runner := w.Runner(map[string]operation.Handler{provision.KindWarm: &fleettest.Spy{
+		Handler: w.Provision.Warm(),
+		Before: func(_ context.Context, step string) error {
 			if step == provision.StepMigrate {
 				return operation.Fail("no_luck", "It cannot be done.", "Nothing.")
 			}
@@ -287,19 +288,19 @@ func TestWarmPoolOfAServerThatRefuses(t *testing.T) {
 	if err := runner.Run(t.Context(), w.queued(t)[0]); err != nil {
 		t.Fatal(err)
 	}
-	if n := one[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases"); n != 0 {
+	if n := fleettest.One[int](t, w.Pool, "SELECT count(*) FROM control.warm_databases"); n != 0 {
 		t.Errorf("%d entries left", n)
 	}
-	if err := w.provision.Fill(t.Context()); err != nil {
+	if err := w.Provision.Fill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if ids := w.queued(t); len(ids) != 0 {
 		t.Error("it is tried again at once")
 	}
-	if err := w.provision.SetTarget(t.Context(), keeper, "nowhere", "standard", 1); !fault.Is(err, fault.KindNotFound) {
+	if err := w.Provision.SetTarget(t.Context(), keeper, "nowhere", "standard", 1); !fault.Is(err, fault.KindNotFound) {
 		t.Errorf("a server that does not exist: %v", err)
 	}
-	if err := w.provision.SetTarget(t.Context(), keeper, "a", "standard", 1001); !fault.Is(err, fault.KindInvalid) {
+	if err := w.Provision.SetTarget(t.Context(), keeper, "a", "standard", 1001); !fault.Is(err, fault.KindInvalid) {
 		t.Errorf("a size without measure: %v", err)
 	}
 }

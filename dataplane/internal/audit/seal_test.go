@@ -327,6 +327,52 @@ func TestSec42ASuperuserWhoChangesTheAuditIsNamed(t *testing.T) {
 	wantValid(t, s.verify(t, s.B, app(t, s.B)), 0, 0, 0)
 }
 
+// A look that ends because too much is wrong is gone on from like any other: each gets
+// further than the one before, also past a batch that is wrong all over.
+func TestALookAtARuinedAuditComesToAnEnd(t *testing.T) {
+	t.Parallel()
+	s := newSealing(t)
+	s.sealer.WithBatches(120)
+	a := app(t, s.A)
+	write(t, a, 250, 0)
+	s.seal(t, s.A, a, 250)
+	kept, err := s.heads.Kept(t.Context(), s.A.ID)
+	must(t, err)
+	superuser := testdb.Connect(t, s.A.AdminURL)
+	for sql, wrong := range map[string][]int64{
+		"UPDATE ledger.activity_logs SET user_display = 'Mallory'": {1, 2, 3},
+		`INSERT INTO ledger.activity_logs (id, user_display, entity_type, action) OVERRIDING SYSTEM VALUE
+		 SELECT 1000 + n, 'x', 'x', 'x' FROM generate_series(1, 120) n`: {0},
+	} {
+		tx, err := superuser.Begin(t.Context())
+		must(t, err)
+		_, err = tx.Exec(t.Context(), sql)
+		must(t, err)
+		var found []int64
+		from := int64(1)
+		for looks := 0; from != 0; looks++ {
+			if looks == 10 {
+				t.Fatalf("%s: it goes on from batch %d for ever", sql, from)
+			}
+			r, err := audit.Verify(t.Context(), tx, audit.Against{Kept: kept, Keys: s.A.Route.Keys, From: from})
+			must(t, err)
+			if r.Valid() {
+				t.Errorf("%s: from batch %d on all is well", sql, from)
+			}
+			for _, p := range r.Problems {
+				if !slices.Contains(found, p.Batch) {
+					found = append(found, p.Batch)
+				}
+			}
+			from = r.Next
+		}
+		must(t, tx.Rollback(t.Context()))
+		if !slices.Equal(found, wrong) {
+			t.Errorf("%s: problems in the batches %v, want %v", sql, found, wrong)
+		}
+	}
+}
+
 func sentences(r *audit.Report) []string {
 	var said []string
 	for _, p := range r.Problems {

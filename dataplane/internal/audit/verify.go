@@ -114,6 +114,7 @@ func Verify(ctx context.Context, db pg.Querier, against Against) (*Report, error
 		if err := v.finish(ctx); err != nil && !errors.Is(err, errEnough) {
 			return nil, err
 		}
+		v.report.Next = 0 // the chain has been walked to its end
 	}
 	return &v.report, nil
 }
@@ -122,7 +123,9 @@ func Verify(ctx context.Context, db pg.Querier, against Against) (*Report, error
 func (v *verifier) problem(batch int64, log string, row *int64, format string, args ...any) error {
 	v.report.Problems = append(v.report.Problems, Problem{Batch: batch, Log: log, RowID: row, What: fmt.Sprintf(format, args...)})
 	if len(v.report.Problems) >= maxProblems {
-		v.report.Next = max(batch, 1)
+		// Past the batch that was asked for, however much more is wrong with it: the next
+		// look has to get further than this one.
+		v.report.Next = max(batch, max(v.against.From, 1)+1)
 		return errEnough
 	}
 	return nil
