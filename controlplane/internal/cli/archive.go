@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 )
 
@@ -25,7 +28,11 @@ func (a *app) tenantExport() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := writable(file); err != nil { // before a backup is taken for it
+			// Before a backup is taken for it.
+			if err := recipientFlag(recipient); err != nil {
+				return err
+			}
+			if err := writable(file); err != nil {
 				return err
 			}
 			if id == "" {
@@ -56,6 +63,16 @@ func (a *app) tenantExport() *cobra.Command {
 	c.Flags().StringVar(&id, "backup", "", "id of a backup to export instead of a new one")
 	_ = c.MarkFlagRequired("file")
 	return c
+}
+
+func recipientFlag(key string) error {
+	if key == "" {
+		return nil
+	}
+	if keys, err := age.ParseRecipients(strings.NewReader(key)); err != nil || len(keys) != 1 {
+		return usageError{errors.New("--recipient is an age public key (age1…), as age-keygen prints it")}
+	}
+	return nil
 }
 
 func unused(file string) error {
@@ -93,10 +110,13 @@ func (c *client) download(ctx context.Context, path, file string) (size int64, e
 	}
 	defer answer.Body.Close()
 	size, err = io.Copy(out, answer.Body)
+	if _, here := errors.AsType[*fs.PathError](err); here {
+		return 0, errors.Join(fmt.Errorf("write the archive: %w", err), out.Close())
+	}
 	if err != nil {
 		return 0, errors.Join(errors.New("the download broke off: the archive is not whole, and nothing is kept of it"), out.Close())
 	}
-	if err := errors.Join(out.Sync(), out.Close()); err != nil {
+	if err := errors.Join(out.Sync(), out.Close(), unused(file)); err != nil { // it may have been made meanwhile
 		return 0, fmt.Errorf("write the archive: %w", err)
 	}
 	return size, os.Rename(out.Name(), file)

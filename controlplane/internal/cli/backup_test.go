@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"filippo.io/age"
+
 	"github.com/ouvira/ouvira/controlplane/internal/cli"
 )
 
@@ -81,6 +83,11 @@ func TestBackupCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "out.tar")
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipient := identity.Recipient().String()
 	for _, c := range []struct {
 		args  []string
 		asked string
@@ -95,7 +102,7 @@ func TestBackupCommands(t *testing.T) {
 		{[]string{"tenant", "restore", "acme", "--backup", "b-1", "--as", "acme-copy"}, `POST /v1/tenants/acme/restore {"as_slug":"acme-copy","backup_id":"b-1"}`, "acme-copy"},
 		{[]string{"tenant", "clone", "acme", "acme-copy", "--sandbox", "--wait"}, `POST /v1/tenants/acme/clone {"sandbox":true,"slug":"acme-copy"}`, "acme-copy"},
 		{[]string{"tenant", "import", upload, "--slug", "acme-copy", "--wait"}, "POST /v1/imports?slug=acme-copy archive", "acme-copy"},
-		{[]string{"tenant", "export", "acme", "-f", file, "--recipient", "age1x"}, "GET /v1/backups/b-1/archive?recipient=age1x", ""},
+		{[]string{"tenant", "export", "acme", "-f", file, "--recipient", recipient}, "GET /v1/backups/b-1/archive?recipient=" + recipient, ""},
 	} {
 		code, out, errOut := p.run(t, "", c.args...)
 		if code != cli.ExitOK || !strings.Contains(out, c.shown) {
@@ -108,6 +115,10 @@ func TestBackupCommands(t *testing.T) {
 	}
 	if code, _, errOut := p.run(t, "", "tenant", "export", "acme", "-f", file); code != cli.ExitFailure || !strings.Contains(errOut, "is kept") {
 		t.Errorf("over a file: exit %d, %q", code, errOut)
+	}
+	// No backup is taken for a key that is none.
+	if code, _, errOut := p.run(t, "", "tenant", "export", "acme", "-f", filepath.Join(dir, "not"), "--recipient", recipient[:20]); code != cli.ExitUsage || !strings.Contains(errOut, "age-keygen") || len(v.asked) > 0 {
+		t.Errorf("a key that is none: exit %d, %q; asked %v", code, errOut, v.asked)
 	}
 	code, out, _ := p.run(t, "", "backup", "list", "acme", "-o", "json")
 	var items []map[string]any
