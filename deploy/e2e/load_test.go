@@ -61,6 +61,15 @@ func newBalancer(t *testing.T, s *stack.Stack) *balancer {
 	return b
 }
 
+// sends waits until new connections may lead to the node: whoever stops the other one
+// before has none.
+func (b *balancer) sends(t *testing.T, node int) {
+	t.Helper()
+	eventually(t, time.Minute, func() (bool, string) {
+		return b.ready[node].Load(), fmt.Sprintf("the balancer sends nobody to node %d", node)
+	})
+}
+
 func isReady(ctx context.Context, internal string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

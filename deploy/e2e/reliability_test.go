@@ -25,6 +25,7 @@ func TestRel01AcknowledgedWritesSurviveKilledNodes(t *testing.T) {
 		two.more(t, 10)
 		must(t, s.Start(t.Context(), node))
 		settled(t, s, kill%2)
+		b.sends(t, kill%2)
 	}
 	for _, l := range []*load{one, two} {
 		l.stop()
@@ -49,6 +50,7 @@ func TestRel17ARestartInOrderCostsNoRequest(t *testing.T) {
 		two.more(t, 10)
 		must(t, s.Start(t.Context(), node))
 		settled(t, s, restart%2)
+		b.sends(t, restart%2)
 	}
 	for _, l := range []*load{one, two} {
 		l.stop()
@@ -93,6 +95,7 @@ func TestRel09TheControlPlaneGoesAndComesBack(t *testing.T) {
 		must(t, s.Stop(stack.DataNode(node)))
 		must(t, s.Start(t.Context(), stack.DataNode(node)))
 		ready(t, s, node)
+		b.sends(t, node)
 		everyoneWorks()
 	}
 	for time.Since(gone) < scaled(0, 10*time.Minute) {
