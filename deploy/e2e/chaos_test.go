@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"sync"
 	"testing"
@@ -56,6 +57,7 @@ func borrow(t *testing.T) *stack.Stack {
 	s := shared.stack
 	for node := range 2 {
 		settled(t, s, node)
+		healed(t, s, node)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -122,6 +124,20 @@ func settled(t *testing.T, s *stack.Stack, node int) {
 		eventually(t, time.Minute, func() (bool, string) {
 			share := metric(t, s, node, fmt.Sprintf("ouvira_connection_share_limit{server=%q}", server))
 			return share > 0, fmt.Sprintf("node %d holds %v connections of server %s", node, share, server)
+		})
+	}
+}
+
+// healed waits until the node has found its way to both tenant servers again: the test
+// before may have taken them away.
+func healed(t *testing.T, s *stack.Stack, node int) {
+	t.Helper()
+	for _, slug := range []string{"acme", "globex"} {
+		owner := demo(s, slug)
+		eventually(t, time.Minute, func() (bool, string) {
+			answer, err := s.TenantAPI(node, slug).Call(t.Context(), http.MethodPost, "/auth/login", map[string]string{"identifier": owner.email, "password": owner.password})
+			must(t, err)
+			return answer.Status < 500, fmt.Sprintf("node %d answers a login at %s with %s", node, slug, answer)
 		})
 	}
 }
